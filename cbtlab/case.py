@@ -1,0 +1,393 @@
+"""A case on disk: volumes, intervals, images, write sequences, bitmaps, rules, and digests.
+
+A folder with ``case.json`` and, per backup ``k``, the pieces that it names:
+``images/000k-snapshot.qcow2`` (S_k, on S_k-1 as backing file),
+``images/000k-stored.qcow2`` (S_k*, on S_k), ``writes/000k-VOLUME.parquet`` and
+``bitmaps/000k-VOLUME-bitmap.bits.zst``.  Every piece has a SHA-256 in the manifest,
+and the manifest has its own.  ``docs/formats.md`` describes it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cbtlab.bitmap import Bitmap
+from cbtlab.errors import InputError
+from cbtlab.images import Image, open_image
+from cbtlab.manifest import (
+    Fault,
+    file_digest,
+    piece_path,
+    read_manifest,
+    whole,
+    write_manifest,
+)
+from cbtlab.pack import pack_bitmap, pack_image, pack_writes, unpack_bitmap
+from cbtlab.units import (
+    MAX_GRANULARITY,
+    MAX_VOLUME,
+    MIN_GRANULARITY,
+    check_granularity,
+    check_volume_size,
+)
+from cbtlab.writes import empty, iter_writes, read_writes
+from cbtlab.writes.read import concat
+from cbtlab.writes.schema import VOLUMES
+
+FORMAT, VERSION = "cbtlab-case", 1
+MANIFEST = "case.json"
+FOLDERS = ("images", "writes", "bitmaps")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Backup ``k`` and what was recorded for it.
+
+    ``base`` is the last kept backup before it (None for none); ``unusable``
+    holds the reasons for which the tracker's record of it cannot be relied on;
+    ``marks`` are named instants of the recording.
+    """
+
+    folder: Path
+    k: int
+    kept: bool
+    base: int | None
+    volume_size: int
+    granularity: int
+    patterns: tuple[str, ...]
+    unusable: tuple[str, ...]
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def marks(self) -> list[dict[str, Any]]:
+        """Return the named instants of the recording: ``name``, ``time_ns``, ``seq``."""
+        return list(self.record.get("marks", []))
+
+    def snapshot(self) -> Image:
+        """Return S_k, as it was before the delete."""
+        return self._image("snapshot")
+
+    def stored(self) -> Image:
+        """Return S_k*, as it was after the delete."""
+        return self._image("stored")
+
+    def content_digest(self, which: str) -> str:
+        """Return the SHA-256 of the content of ``snapshot`` or ``stored``, as recorded."""
+        return str(self.record[which]["content_sha256"])
+
+    def writes(self, volume: str) -> pd.DataFrame | None:
+        """Return the write sequence of a volume in this interval, or None for none recorded."""
+        piece = self._piece(volume, "writes")
+        return None if piece is None else self._checked(read_writes(piece), piece)
+
+    def iter_writes(self, volume: str, rows: int = 1 << 20) -> Iterator[pd.DataFrame]:
+        """Yield the write sequence of a volume in chunks."""
+        piece = self._piece(volume, "writes")
+        if piece is not None:
+            for chunk in iter_writes(piece, rows):
+                yield self._checked(chunk, piece)
+
+    def bitmap(self, volume: str, kind: str = "active") -> Bitmap | None:
+        """Return a tracker's own bitmap of this interval, or None for none recorded.
+
+        ``kind`` is ``active`` (every write) or ``discarded`` (blocks whose last touch was a
+        discard of the whole block).
+        """
+        piece = self._piece(volume, "bitmap" if kind == "active" else kind)
+        return None if piece is None else unpack_bitmap(piece, self.volume_size, self.granularity)
+
+    def _image(self, which: str) -> Image:
+        image = open_image(piece_path(self.folder, self.record[which]["file"]))
+        if image.size != self.volume_size:
+            name, size = image.name, image.size
+            image.close()
+            raise InputError(name, f"has {size} bytes, the case's volume {self.volume_size}")
+        return image
+
+    def _piece(self, volume: str, kind: str) -> Path | None:
+        entry = (self.record.get(volume_key(volume)) or {}).get(kind)
+        return None if entry is None else piece_path(self.folder, entry["file"])
+
+    def _checked(self, frame: pd.DataFrame, piece: Path) -> pd.DataFrame:
+        past = frame["offset"] + frame["length"] > self.volume_size
+        if past.any():
+            raise InputError(piece, f"a write ends past the volume's {self.volume_size} bytes")
+        return frame
+
+
+def volume_key(volume: str) -> str:
+    """Return the key of a volume's record in the manifest."""
+    if volume not in VOLUMES:
+        raise ValueError(f"{volume!r} is none of {VOLUMES}")
+    return "physical_record" if volume == "physical" else "snapshot_record"
+
+
+class Case:
+    """A case, opened: its manifest is checked, its pieces are read when asked for."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path = path
+        self._document = document
+        manifest = path / MANIFEST
+        self.name = str(document.get("name") or path.resolve().name)
+        self.generation = str(document.get("generation", ""))
+        self.recorded: dict[str, Any] = _mapping(document.get("recorded", {}), manifest)
+        self.volume_size = check_volume_size(
+            whole(document.get("volume_size"), manifest, "volume_size", 512, MAX_VOLUME), manifest
+        )
+        self.granularity = check_granularity(
+            whole(
+                document.get("granularity"),
+                manifest,
+                "granularity",
+                MIN_GRANULARITY,
+                MAX_GRANULARITY,
+            ),
+            manifest,
+        )
+        self.intervals = _intervals(path, document, self.volume_size, self.granularity)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Case:
+        """Open a case; its manifest is checked, the digests of its pieces are not (``verify``)."""
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise InputError(path, f"is not a case: it has no {MANIFEST}")
+        return cls(path, read_manifest(path / MANIFEST, FORMAT, VERSION))
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        volume_size: int,
+        granularity: int,
+        *,
+        name: str | None = None,
+        recorded: dict[str, Any] | None = None,
+        force: bool = False,
+    ) -> Case:
+        """Make an empty case.  ``recorded`` tells how: versions, kernel, clock anchor."""
+        path = Path(path)
+        check_volume_size(volume_size)
+        check_granularity(granularity)
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(path, "exists and is no folder", "choose another name")
+            if any(path.iterdir()):
+                if not (force and (path / MANIFEST).is_file()):
+                    raise InputError(
+                        path, "exists", "choose another name, or replace a case with --force"
+                    )
+                _clear(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(path, f"cannot be made: {error.strerror}") from error
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name or path.resolve().name,
+            "generation": str(uuid.uuid4()),
+            "volume_size": volume_size,
+            "granularity": granularity,
+            "recorded": recorded or {},
+            "intervals": [],
+        }
+        write_manifest(path / MANIFEST, document)
+        return cls.open(path)
+
+    @property
+    def blocks(self) -> int:
+        """Return how many blocks of the granularity the volume has."""
+        return -(-self.volume_size // self.granularity)
+
+    @cached_property
+    def writes(self) -> pd.DataFrame:
+        """Return the write sequences of all volumes and intervals as one, in order."""
+        frames = [
+            frame
+            for interval in self.intervals
+            for volume in VOLUMES
+            if (frame := interval.writes(volume)) is not None
+        ]
+        return concat(frames, source=self.path) if frames else empty()
+
+    def pieces(self) -> Iterator[tuple[str, Path, str]]:
+        """Yield name, path and SHA-256 of every piece that the manifest names."""
+        for interval in self.intervals:
+            for entry in _entries(interval.record):
+                name = entry["file"]
+                yield name, piece_path(self.path, name), str(entry.get("sha256"))
+
+    def verify(self) -> list[Fault]:
+        """Return what is wrong with the pieces: missing, or with another digest."""
+        faults = []
+        for name, path, digest in self.pieces():
+            if not path.is_file():
+                faults.append(Fault(name, "is missing"))
+            elif file_digest(path) != digest:
+                faults.append(Fault(name, "was altered: its SHA-256 is not the recorded one"))
+        return faults
+
+    def interval(self, k: int) -> Interval:
+        """Return interval ``k``, or raise InputError."""
+        if not 0 <= k < len(self.intervals):
+            held = f"it has 0 to {len(self.intervals) - 1}" if self.intervals else "it has none"
+            raise InputError(self.path, f"has no interval {k}", held)
+        return self.intervals[k]
+
+    def add(
+        self,
+        *,
+        snapshot: str | os.PathLike[str],
+        stored: str | os.PathLike[str],
+        writes: dict[str, Any] | None = None,
+        bitmaps: dict[str, Any] | None = None,
+        discarded: dict[str, Any] | None = None,
+        patterns: list[str] | None = None,
+        kept: bool = True,
+        unusable: list[str] | None = None,
+        marks: list[dict[str, Any]] | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> Interval:
+        """Add the next backup and return its interval.
+
+        ``snapshot`` and ``stored`` are images of S_k before and S_k* after the
+        delete.  ``writes`` maps ``physical`` or ``snapshot`` to a DataFrame or
+        a file; ``bitmaps`` and ``discarded`` map them to a Bitmap or to a file
+        of ``ceil(blocks/8)`` bytes.  Everything is copied.  Raises InputError,
+        and leaves the case as it was, where a piece cannot be used.
+        """
+        k = len(self.intervals)
+        writes, bitmaps, discarded = writes or {}, bitmaps or {}, discarded or {}
+        if k == 0 and ("physical" in writes or "physical" in bitmaps):
+            raise InputError(
+                self.path,
+                "backup 0 is full and has no interval before it",
+                "leave out --physical and --physical-bitmap in the first call",
+            )
+        if k and "physical" not in writes and "physical" not in bitmaps:
+            raise InputError(
+                self.path,
+                f"backup {k} needs a record of the physical volume",
+                "give --physical or --physical-bitmap",
+            )
+        record: dict[str, Any] = {
+            "k": k,
+            "kept": kept,
+            "patterns": list(patterns or []),
+            "unusable": list(unusable or []),
+            "marks": list(marks or []),
+            "log": log or {},
+        }
+        size = self.volume_size
+        before = self.intervals[k - 1].record["snapshot"]["file"] if k else None
+        names = [f"images/{k:04d}-{which}.qcow2" for which in ("snapshot", "stored")]
+        try:
+            record["snapshot"] = pack_image(self.path, names[0], snapshot, size, before)
+            record["stored"] = pack_image(self.path, names[1], stored, size, names[0])
+            for volume in VOLUMES:
+                entries: dict[str, Any] = {}
+                if (source := writes.get(volume)) is not None:
+                    name = f"writes/{k:04d}-{volume}.parquet"
+                    entries["writes"] = pack_writes(self.path, name, source, size, k, volume)
+                for kind, sources in (("bitmap", bitmaps), ("discarded", discarded)):
+                    if (source := sources.get(volume)) is not None:
+                        name = f"bitmaps/{k:04d}-{volume}-{kind}.bits.zst"
+                        entries[kind] = pack_bitmap(self.path, name, source, size, self.granularity)
+                record[volume_key(volume)] = entries
+            document = {**self._document, "intervals": [*self._document["intervals"], record]}
+            checked = Case(self.path, document)
+            write_manifest(self.path / MANIFEST, document)
+        except BaseException:
+            for folder in FOLDERS:  # nothing of an interval that is not in the manifest stays
+                for piece in (self.path / folder).glob(f"{k:04d}-*"):
+                    piece.unlink()
+            raise
+        self.__dict__.pop("writes", None)
+        self._document, self.intervals = document, checked.intervals
+        return self.intervals[k]
+
+
+def _intervals(
+    path: Path, document: dict[str, Any], volume_size: int, granularity: int
+) -> list[Interval]:
+    manifest = path / MANIFEST
+    records = document.get("intervals")
+    if not isinstance(records, list):
+        raise InputError(manifest, "has no list of intervals; it is damaged")
+    intervals: list[Interval] = []
+    base: int | None = None
+    for k, record in enumerate(records):
+        record = _mapping(record, manifest)
+        if whole(record.get("k"), manifest, "k") != k:
+            raise InputError(manifest, f"interval {record.get('k')} stands at place {k}")
+        if not isinstance(record.get("kept"), bool):
+            raise InputError(manifest, f"interval {k} does not say whether it was kept")
+        for which in ("snapshot", "stored"):
+            entry = _mapping(record.get(which), manifest)
+            piece_path(path, entry.get("file"))
+            if not isinstance(entry.get("content_sha256"), str):
+                raise InputError(manifest, f"interval {k} has no digest of its {which} image")
+        for volume in VOLUMES:
+            for entry in _mapping(record.get(volume_key(volume)) or {}, manifest).values():
+                if entry is not None:
+                    piece_path(path, _mapping(entry, manifest).get("file"))
+        intervals.append(
+            Interval(
+                folder=path,
+                k=k,
+                kept=record["kept"],
+                base=base,
+                volume_size=volume_size,
+                granularity=granularity,
+                patterns=_strings(record.get("patterns", []), manifest),
+                unusable=_strings(record.get("unusable", []), manifest),
+                record=record,
+            )
+        )
+        base = k if record["kept"] else base
+    return intervals
+
+
+def _entries(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield record["snapshot"]
+    yield record["stored"]
+    for volume in VOLUMES:
+        for entry in (record.get(volume_key(volume)) or {}).values():
+            if entry is not None:
+                yield entry
+
+
+def _mapping(value: object, manifest: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(manifest, "has a part that is not what it should be; it is damaged")
+    return value
+
+
+def _strings(value: object, manifest: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(manifest, "has a list that holds other things than words; it is damaged")
+    return tuple(value)
+
+
+def _clear(path: Path) -> None:
+    """Remove a case's own pieces, and nothing else."""
+    for name in FOLDERS:
+        folder = path / name
+        if folder.is_dir():
+            for piece in folder.iterdir():
+                if piece.is_file() and piece.name[:4].isdigit():
+                    piece.unlink()
+            with suppress(OSError):
+                folder.rmdir()
+    (path / MANIFEST).unlink()

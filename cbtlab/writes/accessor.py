@@ -1,0 +1,127 @@
+"""``DataFrame.writes``: what a write sequence can tell about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cbtlab.bitmap import Bitmap
+from cbtlab.errors import InputError
+from cbtlab.units import format_time
+from cbtlab.writes.schema import COLUMNS, OPS
+
+
+@pd.api.extensions.register_dataframe_accessor("writes")
+class WritesAccessor:
+    """The methods of a write sequence; a frame without its columns is refused."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        missing = [name for name in COLUMNS if name not in frame]
+        if missing:
+            raise AttributeError(f"not a write sequence: column {missing[0]!r} is missing")
+        self._frame = frame
+
+    def select(
+        self, *, volume: str | None = None, interval: int | None = None, until: Any = None
+    ) -> pd.DataFrame:
+        """Return the rows of a volume, of an interval, up to an instant (inclusive).
+
+        A row marked ``overlap`` belongs to its own interval and to the next.
+        """
+        frame = self._frame
+        keep = np.ones(len(frame), bool)
+        if volume is not None:
+            keep &= (frame["volume"] == volume).to_numpy()
+        if interval is not None:
+            keep &= self.in_interval(interval)
+        if until is not None:
+            keep &= (frame["time"] <= pd.Timestamp(until)).to_numpy()
+        return frame if keep.all() else frame[keep]
+
+    def in_interval(self, interval: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Return which rows count in ``interval``: its own, and the overlap of the one before."""
+        own = self._frame["interval"].to_numpy()
+        keep = own == interval
+        if interval:
+            keep |= (own == interval - 1) & self._frame["overlap"].to_numpy()
+        return np.asarray(keep)
+
+    def bitmap(
+        self,
+        volume_size: int,
+        granularity: int,
+        *,
+        volume: str | None = None,
+        interval: int | None = None,
+        until: Any = None,
+    ) -> Bitmap:
+        """Return the active bitmap that these rows leave: every block that one of them touches."""
+        rows = self.select(volume=volume, interval=interval, until=until)
+        return Bitmap.from_ranges(
+            rows["offset"].to_numpy(),
+            rows["length"].to_numpy(),
+            volume_size=volume_size,
+            granularity=granularity,
+        )
+
+    def missing(self) -> pd.DataFrame:
+        """Return the gaps in ``seq``, one row each.
+
+        Columns: ``first`` and ``last`` missing number, ``count``, the times and
+        intervals of the events around it (``after``, ``before``,
+        ``interval_after``, ``interval_before``).  A sequence whose rows have no
+        number has no gap that can be known.  Raises InputError where a number
+        stands twice.
+        """
+        numbered = self._frame[self._frame["seq"].notna()]
+        seq = numbered["seq"].to_numpy(np.uint64)
+        order = np.argsort(seq, kind="stable")
+        seq = seq[order]
+        step = np.diff(seq)
+        if (step == 0).any():
+            twice = int(seq[int(np.argmax(step == 0))])
+            raise InputError("writes", f"the sequence number {twice} stands twice")
+        at = np.flatnonzero(step > 1)
+        left, right = order[at], order[at + 1]
+        time = numbered["time"].to_numpy()
+        interval = numbered["interval"].to_numpy()
+        return pd.DataFrame(
+            {
+                "first": seq[at] + np.uint64(1),
+                "last": seq[at + 1] - np.uint64(1),
+                "count": step[at] - np.uint64(1),
+                "after": time[left],
+                "before": time[right],
+                "interval_after": interval[left],
+                "interval_before": interval[right],
+            }
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts of ``cbtlab writes --json``.
+
+        ``lost`` counts events, ``gaps`` the places where they are missing; the
+        end of a native stream tells of those lost after the last event.
+        """
+        frame = self._frame
+        gaps = self.missing()
+        lost, places = int(gaps["count"].sum()), len(gaps)
+        following = frame.attrs.get("next_seq")
+        if following is not None:
+            last = int(frame["seq"].max()) if len(frame) else 0
+            tail = max(int(following) - 1 - last, 0)
+            lost, places = lost + tail, places + (tail > 0)
+        counts = frame["op"].value_counts()
+        times = frame["time"]
+        return {
+            "rows": len(frame),
+            "first": format_time(times.min()) if len(frame) else None,
+            "last": format_time(times.max()) if len(frame) else None,
+            "ops": {name: int(counts[name]) for name in OPS if counts[name]},
+            "bytes": int(frame["length"].sum()),
+            "skipped": int(frame.attrs.get("skipped", 0)),
+            "lost": lost,
+            "gaps": places,
+        }

@@ -1,0 +1,237 @@
+"""The native stream: the kernel module's events as the recorder saves them.
+
+All numbers are little-endian.  A header of 64 bytes, 64 bytes for each
+tracker, then records of 80 bytes (``struct cbt_event`` of
+``kernel_module/cbt.h``).  The last record is an end mark that holds the next
+sequence number, the count of dropped events, the count of records and their
+CRC-32; a stream without it was cut.  A dropped event has used its number, so
+a gap in ``seq`` is a loss.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cbtlab.errors import InputError
+from cbtlab.units import MAX_GRANULARITY, MIN_GRANULARITY
+from cbtlab.writes.schema import OP_TYPE, OPS, VOLUME_TYPE, VOLUMES, normalize
+
+MAGIC = b"CBTWRITE"
+VERSION = 1
+OP_END = 255
+MAX_TRACKERS = 65_535
+
+HEADER = np.dtype(
+    [
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("header_bytes", "<u4"),
+        ("record_bytes", "<u4"),
+        ("trackers", "<u4"),
+        ("anchor_monotonic_ns", "<u8"),
+        ("anchor_realtime_ns", "<u8"),
+        ("padding", "V24"),
+    ]
+)
+TRACKER = np.dtype(
+    [
+        ("id", "<u4"),
+        ("role", "u1"),
+        ("padding", "V3"),
+        ("granularity", "<u4"),
+        ("interval", "<u4"),
+        ("volume_size", "<u8"),
+        ("name", "S40"),
+    ]
+)
+EVENT = np.dtype(
+    [
+        ("seq", "<u8"),
+        ("time_ns", "<u8"),
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("inode", "<u8"),
+        ("inode_offset", "<u8"),
+        ("interval", "<u4"),
+        ("pid", "<u4"),
+        ("flags", "<u4"),
+        ("tracker", "<u2"),
+        ("op", "u1"),
+        ("known", "u1"),
+        ("comm", "S16"),
+    ]
+)
+KNOWN_INODE, KNOWN_TASK = 1, 4
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A native stream, opened and checked: its trackers, its clock anchor, its events.
+
+    ``events`` is an array of EVENT over the file's own pages, without the end
+    mark.  ``dropped`` is the end mark's count, None for a stream that was cut.
+    """
+
+    path: Path
+    trackers: np.ndarray[Any, Any]
+    anchor_monotonic_ns: int
+    anchor_realtime_ns: int
+    events: np.ndarray[Any, Any]
+    dropped: int | None
+    next_seq: int | None
+
+    def chunks(self, rows: int) -> Iterator[pd.DataFrame]:
+        """Yield the events as write sequences of at most ``rows`` rows, in the stream's order."""
+        for start in range(0, max(len(self.events), 1), rows):
+            yield self.frame(slice(start, start + rows))
+
+    def frame(self, part: slice = slice(None)) -> pd.DataFrame:
+        """Return the events of ``part`` as a write sequence, in the stream's order."""
+        events = self.events[part]
+        self._check(events, part.start or 0)
+        roles = np.zeros(MAX_TRACKERS + 1, np.int8)
+        roles[self.trackers["id"]] = self.trackers["role"].astype(np.int8) - 1
+        time = events["time_ns"].astype(np.int64) - np.int64(self.anchor_monotonic_ns)
+        time += np.int64(self.anchor_realtime_ns)
+        known = events["known"]
+        return normalize(
+            pd.DataFrame(
+                {
+                    "time": time.view("datetime64[ns]"),
+                    "seq": events["seq"],
+                    "volume": pd.Categorical.from_codes(
+                        roles[events["tracker"]], dtype=VOLUME_TYPE
+                    ),
+                    "interval": events["interval"],
+                    "op": pd.Categorical.from_codes(
+                        events["op"].astype(np.int8) - 1, dtype=OP_TYPE
+                    ),
+                    "offset": events["offset"],
+                    "length": events["length"],
+                    "flags": events["flags"],
+                    "pid": _masked(events["pid"], known & KNOWN_TASK == 0),
+                    "comm": _names(events["comm"], known & KNOWN_TASK == 0),
+                    "inode": _masked(events["inode"], known & KNOWN_INODE == 0),
+                }
+            ),
+            sort=False,
+            source=self.path,
+        )
+
+    def _check(self, events: np.ndarray[Any, Any], start: int) -> None:
+        bad = (events["op"] == 0) | (events["op"] > len(OPS))
+        _refuse(self.path, bad, start, "an unknown operation")
+        _refuse(
+            self.path,
+            ~np.isin(events["tracker"], self.trackers["id"]),
+            start,
+            "a tracker that the header does not name",
+        )
+        sizes = np.zeros(MAX_TRACKERS + 1, np.uint64)
+        sizes[self.trackers["id"]] = self.trackers["volume_size"]
+        size = sizes[events["tracker"]]
+        past = (events["offset"] > size) | (
+            events["length"] > size - np.minimum(events["offset"], size)
+        )
+        _refuse(self.path, past, start, "a range past the volume's end")
+        _refuse(self.path, events["time_ns"] >> np.uint64(62) != 0, start, "an impossible time")
+
+
+def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Stream:
+    """Open a native stream and check its header, its end mark and its CRC-32.
+
+    Raises InputError, by name of the fault.  With ``allow_cut`` a stream that
+    has lost its end is taken as far as it goes.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        raw = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"cannot be opened: {error}") from error
+    if size < HEADER.itemsize or raw[:8].tobytes() != MAGIC:
+        raise InputError(path, "is not a native write stream, or its header is cut")
+    header = raw[: HEADER.itemsize].view(HEADER)[0]
+    if header["version"] != VERSION:
+        raise InputError(path, f"has version {header['version']}", f"version {VERSION} can be read")
+    count = int(header["trackers"])
+    begin = HEADER.itemsize + count * TRACKER.itemsize
+    if (
+        count > MAX_TRACKERS
+        or header["header_bytes"] != begin
+        or header["record_bytes"] != EVENT.itemsize
+    ):
+        raise InputError(path, "has a header that contradicts itself; it is damaged")
+    if size < begin:
+        raise InputError(path, "is cut inside its header", "record or copy it again")
+    trackers = raw[HEADER.itemsize : begin].view(TRACKER)
+    _check_trackers(path, trackers)
+    anchors = int(header["anchor_monotonic_ns"]), int(header["anchor_realtime_ns"])
+    if max(anchors) >= 1 << 62:
+        raise InputError(path, "has an impossible clock anchor; it is damaged")
+    whole = (size - begin) // EVENT.itemsize * EVENT.itemsize
+    records = raw[begin : begin + whole].view(EVENT)
+    ended = len(records) > 0 and records[-1]["op"] == OP_END
+    if not ended or whole != size - begin:
+        if not allow_cut:
+            raise InputError(
+                path,
+                "is cut: it has no end mark",
+                "record or copy it again, or read what is left with --salvage",
+            )
+        events = records[:-1] if ended else records
+        return Stream(path, trackers, *anchors, events, None, None)
+    end, events = records[-1], records[:-1]
+    crc = zlib.crc32(raw[begin : begin + whole - EVENT.itemsize].data)
+    if int(end["length"]) != len(events) or int(end["inode"]) != crc:
+        raise InputError(path, "is damaged: its end mark does not fit its records")
+    return Stream(path, trackers, *anchors, events, int(end["offset"]), int(end["seq"]))
+
+
+def _check_trackers(path: Path, trackers: np.ndarray[Any, Any]) -> None:
+    granularity = trackers["granularity"].astype(np.int64)
+    bad = (
+        (trackers["role"] < 1)
+        | (trackers["role"] > len(VOLUMES))
+        | (trackers["id"] > MAX_TRACKERS)
+        | (granularity < MIN_GRANULARITY)
+        | (granularity > MAX_GRANULARITY)
+        | (granularity & (granularity - 1) != 0)
+        | (trackers["volume_size"] >> np.uint64(62) != 0)
+    )
+    if bad.any() or len(np.unique(trackers["id"])) != len(trackers):
+        raise InputError(path, "has a table of trackers that is damaged")
+
+
+def _refuse(path: Path, bad: np.ndarray[Any, Any], start: int, what: str) -> None:
+    if bad.any():
+        raise InputError(path, f"record {start + int(np.argmax(bad))} has {what}; it is damaged")
+
+
+def _masked(values: np.ndarray[Any, Any], absent: np.ndarray[Any, Any]) -> Any:
+    return pd.arrays.IntegerArray(np.ascontiguousarray(values), np.asarray(absent, bool))
+
+
+def _names(comm: np.ndarray[Any, Any], absent: np.ndarray[Any, Any]) -> pd.Categorical:
+    """Return task names as a category; two integer factorizations beat one over strings."""
+    halves = np.ascontiguousarray(comm).view("<u8").reshape(-1, 2)
+    first, _ = pd.factorize(halves[:, 0])
+    second, uniques = pd.factorize(halves[:, 1])
+    codes, pairs = pd.factorize(first * max(len(uniques), 1) + second)
+    where = np.zeros(len(pairs), np.int64)
+    where[codes[::-1]] = np.arange(len(codes))[::-1]
+    raw = [bytes(name).split(b"\0")[0] for name in comm[where]]
+    names = [name.decode("utf-8", "backslashreplace") for name in raw]
+    distinct = list(dict.fromkeys(names))
+    lookup = np.array([distinct.index(name) for name in names], np.int64)
+    final = lookup[codes] if len(codes) else np.zeros(0, np.int64)
+    final = np.where(absent, -1, final)
+    return pd.Categorical.from_codes(final, dtype=pd.CategoricalDtype(distinct))
