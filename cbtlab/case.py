@@ -24,6 +24,7 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
 from cbtlab.images import Image, open_image
 from cbtlab.manifest import (
+    DamagedManifest,
     Fault,
     file_digest,
     piece_path,
@@ -38,6 +39,7 @@ from cbtlab.units import (
     MIN_GRANULARITY,
     check_granularity,
     check_volume_size,
+    format_bytes,
 )
 from cbtlab.writes import empty, iter_writes, read_writes
 from cbtlab.writes.read import concat
@@ -79,6 +81,25 @@ class Interval:
     def stored(self) -> Image:
         """Return S_k*, as it was after the delete."""
         return self._image("stored")
+
+    def document(self) -> dict[str, Any]:
+        """Return what was recorded, by name of the piece; None for what was not."""
+        records = {volume: self.record.get(volume_key(volume)) or {} for volume in VOLUMES}
+        return {
+            "k": self.k,
+            "kept": self.kept,
+            "base": self.base,
+            "patterns": list(self.patterns),
+            "unusable": list(self.unusable),
+            "marks": self.marks,
+            "log": self.record.get("log", {}),
+            "snapshot_image": self.record["snapshot"],
+            "stored_image": self.record["stored"],
+            **{
+                volume: {kind: record.get(kind) for kind in ("writes", "bitmap", "discarded")}
+                for volume, record in records.items()
+            },
+        }
 
     def content_digest(self, which: str) -> str:
         """Return the SHA-256 of the content of ``snapshot`` or ``stored``, as recorded."""
@@ -238,6 +259,39 @@ class Case:
                 faults.append(Fault(name, "was altered: its SHA-256 is not the recorded one"))
         return faults
 
+    def document(self) -> dict[str, Any]:
+        """Return what is in the case, as ``cbtlab case show --json`` prints it."""
+        return {
+            "case": self.name,
+            "volume_size": self.volume_size,
+            "granularity": self.granularity,
+            "volume_blocks": self.blocks,
+            "generation": self.generation,
+            "recorded": self.recorded,
+            "intervals": [interval.document() for interval in self.intervals],
+        }
+
+    def text(self) -> str:
+        """Return what is in the case, in words."""
+        lines = [
+            f"{self.name}: {format_bytes(self.volume_size)} in blocks of {self.granularity} bytes,"
+            f" {len(self.intervals)} backups"
+        ]
+        for entry in self.document()["intervals"]:
+            held = [
+                f"{volume} {kind}"
+                for volume in VOLUMES
+                for kind in ("writes", "bitmap")
+                if entry[volume][kind] is not None
+            ]
+            base = "" if entry["base"] is None else f" on {entry['base']}"
+            lines.append(
+                f"  {entry['k']}{base}{'' if entry['kept'] else ' (thrown away)'}:"
+                f" {', '.join(held) or 'images alone'};"
+                f" excludes {', '.join(entry['patterns']) or 'nothing'}"
+            )
+        return "\n".join(lines)
+
     def interval(self, k: int) -> Interval:
         """Return interval ``k``, or raise InputError."""
         if not 0 <= k < len(self.intervals):
@@ -316,6 +370,21 @@ class Case:
         self.__dict__.pop("writes", None)
         self._document, self.intervals = document, checked.intervals
         return self.intervals[k]
+
+
+def verify(path: str | os.PathLike[str]) -> list[Fault]:
+    """Return what is wrong with a case: its manifest, or its pieces.
+
+    Raises InputError where there is no case, or one of another version.
+    """
+    path = Path(path)
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        raise InputError(path, f"is not a case: it has no {MANIFEST}")
+    try:
+        return Case.open(path).verify()
+    except DamagedManifest as error:
+        return [Fault(MANIFEST, error.fault)]
 
 
 def _intervals(

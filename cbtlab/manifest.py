@@ -16,6 +16,10 @@ _LIMIT = 64 << 20  # a manifest is small; what is larger is not one
 _PIECE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
+class DamagedManifest(InputError):
+    """A manifest that is cut, altered or not JSON: a fault to ``verify``, unusable to others."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """What ``verify`` found: the piece, and what is wrong with it."""
@@ -56,16 +60,18 @@ def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
     """Return a manifest whose format, version and digest are right; else raise InputError."""
     try:
         if path.stat().st_size > _LIMIT:
-            raise InputError(path, "is too large to be a manifest")
+            raise DamagedManifest(path, "is too large to be a manifest")
         document = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
     except OSError as error:
         raise InputError(path, f"cannot be opened: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(path, "is damaged: it is no JSON", "take it from a good copy") from error
+        raise DamagedManifest(
+            path, "is damaged: it is no JSON", "take it from a good copy"
+        ) from error
     if not isinstance(document, dict) or document.get("format") != name:
-        raise InputError(path, f"is not a {name} manifest")
+        raise DamagedManifest(path, f"is not a {name} manifest, or was altered")
     if document.get("version") != version or isinstance(document.get("version"), bool):
         raise InputError(
             path,
@@ -73,7 +79,9 @@ def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
             f"this program reads version {version}",
         )
     if document.get("digest") != digest_of(document):
-        raise InputError(path, "was altered: its digest does not fit", "take it from a good copy")
+        raise DamagedManifest(
+            path, "was altered: its digest does not fit", "take it from a good copy"
+        )
     return document
 
 

@@ -220,7 +220,7 @@ def _masked(values: np.ndarray[Any, Any], absent: np.ndarray[Any, Any]) -> Any:
     return pd.arrays.IntegerArray(np.ascontiguousarray(values), np.asarray(absent, bool))
 
 
-def _names(comm: np.ndarray[Any, Any], absent: np.ndarray[Any, Any]) -> pd.Categorical:
+def _names(comm: np.ndarray[Any, Any], absent: np.ndarray[Any, Any]) -> pd.Categorical[Any]:
     """Return task names as a category; two integer factorizations beat one over strings."""
     halves = np.ascontiguousarray(comm).view("<u8").reshape(-1, 2)
     first, _ = pd.factorize(halves[:, 0])

@@ -1,0 +1,59 @@
+# The two main targets are audit and test; each installs what it needs first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+CASE   ?= datasets/ext4-office
+POLICY ?= allocated
+OUT    ?= audit-$(notdir $(patsubst %/,%,$(CASE)))
+KERNEL ?= 6.1
+NAME   ?= ext4-office
+
+PY = $(VENV)/bin/python
+
+.PHONY: audit test lab lint regression record bench vm module clean help
+
+help:
+	@echo 'make audit [CASE=… POLICY=… OUT=…]  audit a case; leaves report.html, audit.json, chain/'
+	@echo 'make test                           every test that this machine can run'
+	@echo 'make lab                            JupyterLab on the notebooks'
+	@echo 'make regression                     audit every case and compare with what is expected'
+	@echo 'make record NAME=… OUT=…            record a scenario in a virtual machine'
+	@echo 'make module KDIR=…                  build the kernel module'
+	@echo 'make vm | bench | lint | clean'
+
+audit: $(VENV)/.audit
+	@$(PY) -m cbtlab audit '$(CASE)' --policy '$(POLICY)' --out '$(OUT)' --force
+
+test: $(VENV)/.test
+	$(PY) -m pytest $(TESTS)
+
+vm: $(VENV)/.test
+	$(PY) -m pytest -m vm
+
+lab: $(VENV)/.lab
+	$(VENV)/bin/jupyter lab notebooks
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+regression: $(VENV)/.audit
+	$(PY) -m cbtlab.lab.regression
+
+record: $(VENV)/.test
+	$(PY) -m cbtlab lab run '$(NAME)' --kernel '$(KERNEL)' --to '$(OUT)'
+
+bench: $(VENV)/.test
+	for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+
+module:
+	$(MAKE) -C kernel_module $(if $(KDIR),KDIR='$(KDIR)')
+
+# One environment; every target adds its own part to it.
+$(VENV)/.audit $(VENV)/.test $(VENV)/.lab $(VENV)/.lint: $(VENV)/.%: pyproject.toml tools/setup
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh tools/setup $*
+	@touch $@
+
+clean:
+	rm -rf $(VENV) audit-* build *.egg-info

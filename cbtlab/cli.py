@@ -1,0 +1,355 @@
+"""The commands: they read arguments, call the package, and print; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from cbtlab import __version__
+from cbtlab.errors import CbtlabError, InputError
+from cbtlab.units import format_bytes, parse_size, parse_time
+
+POLICIES = ("allocated", "extents", "union")
+DONE, FOUND, UNUSABLE = 0, 1, 2
+
+
+class Size(click.ParamType[int]):
+    """Bytes, or a number with K, M, G or T behind."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        return parse_size(value, param.opts[0] if param else "size")
+
+
+SIZE = Size()
+FOLDER = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+force = click.option("--force", is_flag=True, help="Replace an output that exists.")
+
+
+def say(*words: object) -> None:
+    """Print words for a person: to stderr, so that stdout holds results alone."""
+    click.echo(" ".join(map(str, words)), err=True)
+
+
+def answer(document: dict[str, Any], shown: bool, words: Callable[[], str] | str) -> None:
+    """Print the result: as JSON where it was asked for, else in words."""
+    if shown:
+        click.echo(json.dumps(document, allow_nan=False))
+    else:
+        click.echo(words if isinstance(words, str) else words())
+
+
+def status(holds: bool) -> NoReturn:
+    """Leave with the exit status of a check that holds, or that found something."""
+    sys.exit(DONE if holds else FOUND)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Analyse and prove block-level incremental backups.
+
+    Exit status: 0 done and every check holds; 1 a check or verification found
+    something; 2 the input or the call cannot be used.
+    """
+
+
+@cli.command()
+@click.argument("case", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for the results (default ./audit-NAME).")
+@click.option("--policy", type=click.Choice(POLICIES), default="allocated", show_default=True)
+@force
+@as_json
+def audit(case: Path, out: Path | None, policy: str, force: bool, as_json: bool) -> None:
+    """Audit CASE: replay, exclude, plan, write the chain, restore, run every check."""
+    from cbtlab import audit as auditing
+    from cbtlab.case import Case
+
+    opened = Case.open(case)
+    out = out or Path(f"audit-{opened.name}")
+    result = auditing.run(opened, out, policy=policy, force=force)
+    answer(result.document(), as_json, lambda: f"{result.text()}\n{out}")
+    status(result.holds)
+
+
+@cli.group()
+def case() -> None:
+    """Make a case from recordings, show it, check its digests."""
+
+
+@case.command("create")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--volume-size", type=SIZE, required=True, help="Bytes of the volume.")
+@click.option("--granularity", type=SIZE, required=True, help="A power of two, 512 to 1M.")
+@force
+@as_json
+def case_create(
+    folder: Path, volume_size: int, granularity: int, force: bool, as_json: bool
+) -> None:
+    """Make an empty case in DIR."""
+    from cbtlab.case import Case
+
+    made = Case.create(folder, volume_size, granularity, force=force)
+    answer(made.document(), as_json, f"{folder}: a case of {made.blocks} blocks, empty")
+
+
+@case.command("add")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--snapshot", type=FOLDER, required=True, help="Image of S_k before the delete.")
+@click.option("--stored", type=FOLDER, required=True, help="Image of S_k* after the delete.")
+@click.option("--physical", type=FOLDER, help="Writes on the physical volume since the last.")
+@click.option("--snapshot-writes", type=FOLDER, help="Writes on this snapshot.")
+@click.option("--physical-bitmap", type=FOLDER, help="The tracker's bitmap of the volume.")
+@click.option("--snapshot-bitmap", type=FOLDER, help="The tracker's bitmap of the snapshot.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="A gitignore pattern.")
+@click.option("--exclude-from", type=FOLDER, help="A file of patterns, taken before --exclude.")
+@click.option("--not-kept", is_flag=True, help="This backup was thrown away.")
+@as_json
+def case_add(
+    folder: Path,
+    snapshot: Path,
+    stored: Path,
+    physical: Path | None,
+    snapshot_writes: Path | None,
+    physical_bitmap: Path | None,
+    snapshot_bitmap: Path | None,
+    exclude: tuple[str, ...],
+    exclude_from: Path | None,
+    not_kept: bool,
+    as_json: bool,
+) -> None:
+    """Add the next backup to the case in DIR."""
+    from cbtlab.case import Case
+    from cbtlab.exclude import read_patterns
+
+    opened = Case.open(folder)
+    patterns = read_patterns(exclude_from, exclude)
+    writes = {"physical": physical, "snapshot": snapshot_writes}
+    bitmaps = {"physical": physical_bitmap, "snapshot": snapshot_bitmap}
+    added = opened.add(
+        snapshot=snapshot,
+        stored=stored,
+        writes={volume: path for volume, path in writes.items() if path},
+        bitmaps={volume: path for volume, path in bitmaps.items() if path},
+        patterns=patterns,
+        kept=not not_kept,
+    )
+    answer(opened.document(), as_json, f"{folder}: backup {added.k} added")
+
+
+@case.command("show")
+@click.argument("path", type=FOLDER, metavar="CASE")
+@as_json
+def case_show(path: Path, as_json: bool) -> None:
+    """Show what is in CASE."""
+    from cbtlab.case import Case
+
+    opened = Case.open(path)
+    answer(opened.document(), as_json, opened.text)
+
+
+@case.command("verify")
+@click.argument("path", type=FOLDER, metavar="CASE")
+@as_json
+def case_verify(path: Path, as_json: bool) -> None:
+    """Check every digest of CASE."""
+    from cbtlab.case import verify
+
+    _verdict(verify(path), path, as_json)
+
+
+def _verdict(faults: list[Any], path: Path, as_json: bool) -> None:
+    document = {"holds": not faults, "faults": [fault.document() for fault in faults]}
+    lines = [f"{path}: {fault.piece}: {fault.fault}" for fault in faults]
+    answer(document, as_json, "\n".join(lines) or f"{path}: every piece is whole")
+    status(not faults)
+
+
+@cli.command()
+@click.argument("source", type=FOLDER)
+@click.option("--to", type=FOLDER, metavar="FILE", help="Save as .parquet or .csv.")
+@click.option("--salvage", is_flag=True, help="Read what is left of a stream that was cut.")
+@force
+@as_json
+def writes(source: Path, to: Path | None, salvage: bool, force: bool, as_json: bool) -> None:
+    """Read a write sequence: a native stream, Parquet, CSV, or all of a case."""
+    from cbtlab.case import MANIFEST, Case
+    from cbtlab.writes import read_writes, save_writes
+
+    if (source / MANIFEST).is_file():
+        frame = Case.open(source).writes
+    else:
+        frame = read_writes(source, salvage=salvage)
+    summary = frame.writes.summary()
+    if to:
+        save_writes(frame, to, force=force)
+        say(f"{to}: {len(frame)} rows")
+    answer(
+        summary, as_json, lambda: f"{frame}\n" + "\n".join(f"{k}: {v}" for k, v in summary.items())
+    )
+
+
+@cli.command()
+@click.argument("case", type=FOLDER)
+@click.option("--interval", type=click.IntRange(0), required=True, metavar="K")
+@click.option("--until", metavar="TIME", help="Replay up to this instant, inclusive.")
+@click.option("--to", type=FOLDER, metavar="DIR", help="Save the four bitmaps here.")
+@force
+@as_json
+def replay(
+    case: Path, interval: int, until: str | None, to: Path | None, force: bool, as_json: bool
+) -> None:
+    """Show the bitmaps of interval K at an instant, and their merge."""
+    from cbtlab.case import Case
+    from cbtlab.replay import Replay, save
+
+    opened = Case.open(case)
+    opened.interval(interval)
+    instant = None if until is None else parse_time(until, "--until")
+    merged = Replay(opened).merged(interval, until=instant)
+    document = merged.document(interval, until)
+    if to:
+        save(merged, document, to, force=force)
+        say(f"{to}: four bitmaps")
+    answer(document, as_json, lambda: "\n".join(f"{key}: {v}" for key, v in document.items()))
+
+
+@cli.command()
+@click.argument("image", type=FOLDER)
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--offset", type=SIZE, help="Where the file system begins in the image.")
+@as_json
+def files(image: Path, patterns: tuple[str, ...], offset: int | None, as_json: bool) -> None:
+    """List the files of a file system in IMAGE, with their extents."""
+    from cbtlab.files import listing, listing_text
+    from cbtlab.images import open_image
+
+    with open_image(image) as opened:
+        document = listing(opened, offset, list(patterns))
+    answer(document, as_json, lambda: listing_text(document))
+
+
+@cli.command()
+@click.argument("case", type=FOLDER)
+@click.option("--interval", type=click.IntRange(0), required=True, metavar="K")
+@click.option("--block", type=click.IntRange(0), required=True, metavar="N")
+@click.option("--policy", type=click.Choice(POLICIES), default="allocated", show_default=True)
+@as_json
+def explain(case: Path, interval: int, block: int, policy: str, as_json: bool) -> None:
+    """Tell the story of block N in backup K: its writes, its owner, and what became of it."""
+    from cbtlab import explain as explaining
+    from cbtlab.case import Case
+
+    document = explaining.explain(Case.open(case), interval, block, policy)
+    answer(document, as_json, lambda: explaining.text(document))
+
+
+@cli.group()
+def chain() -> None:
+    """Show, verify and restore a chain of backups, by itself."""
+
+
+@chain.command("show")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@as_json
+def chain_show(folder: Path, as_json: bool) -> None:
+    """Show the links of the chain in DIR."""
+    from cbtlab.chain import chain_document, chain_text, open_chain
+
+    document = chain_document(open_chain(folder))
+    answer(document, as_json, lambda: chain_text(document))
+
+
+@chain.command("verify")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@as_json
+def chain_verify(folder: Path, as_json: bool) -> None:
+    """Check every link of the chain in DIR against its digests and its base."""
+    from cbtlab.chain import verify
+
+    _verdict(verify(folder), folder, as_json)
+
+
+@chain.command("restore")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--at", type=click.IntRange(0), required=True, metavar="K")
+@click.option("--to", type=FOLDER, required=True, metavar="FILE", help="The raw image to write.")
+@force
+@as_json
+def chain_restore(folder: Path, at: int, to: Path, force: bool, as_json: bool) -> None:
+    """Restore backup K of the chain in DIR to a raw image."""
+    from cbtlab.chain import open_chain, restore
+
+    document = restore(open_chain(folder), at, to, force=force)
+    answer(document, as_json, f"{to}: backup {at}, {format_bytes(document['size'])}")
+
+
+@cli.group()
+def lab() -> None:
+    """Record cases in a throw-away virtual machine, by the real kernel module."""
+
+
+@lab.command("list")
+@as_json
+def lab_list(as_json: bool) -> None:
+    """List the scenarios."""
+    from cbtlab.lab import scenarios
+
+    document = {"scenarios": scenarios()}
+    lines = [f"{item['name']:16} {item['summary']}" for item in document["scenarios"]]
+    answer(document, as_json, "\n".join(lines))
+
+
+@lab.command("run")
+@click.argument("name")
+@click.option("--kernel", type=click.Choice(["6.1", "6.12"]), default="6.1", show_default=True)
+@click.option("--to", type=FOLDER, required=True, metavar="CASE", help="The case to make.")
+@force
+@as_json
+def lab_run(name: str, kernel: str, to: Path, force: bool, as_json: bool) -> None:
+    """Run scenario NAME and pack what was recorded into a case."""
+    from cbtlab.lab import run
+
+    made = run(name, kernel, to, force=force)
+    answer(made.document(), as_json, f"{to}: {len(made.intervals)} backups recorded")
+
+
+def main() -> None:
+    """Run the command line; every foreseen failure is one line and exit status 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        fail("interrupted", 130)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "cbtlab"
+        fail(f"{' '.join(error.format_message().split())}; see '{path} --help'")
+    except CbtlabError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except OSError as error:
+        fail(str(InputError(error.filename or "the system", error.strerror or str(error))))
+    except MemoryError:
+        fail("the memory does not suffice; the input is too large for this machine")
+
+
+def fail(line: str, code: int = UNUSABLE) -> NoReturn:
+    """Print one line on stderr and leave."""
+    say(f"cbtlab: {line}")
+    sys.exit(code)
