@@ -1,0 +1,135 @@
+"""The native stream: what it says, and that damage is told and never read as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from streams import event, stream
+
+from cbtlab.errors import InputError
+from cbtlab.writes import COLUMNS, read_writes
+from cbtlab.writes.native import open_stream
+
+EVENTS = [
+    event(1, 0, 4096, known=5, inode=12),
+    event(2, 8192, 512, tracker=2, op="discard", interval=1, known=0),
+    event(5, 4096, 4096, flags=3, comm=b"sixteen-chars-xy"),
+]
+GOOD = stream(EVENTS, next_seq=8, dropped=4)
+
+
+def save(tmp_path: Path, data: bytes) -> Path:
+    path = tmp_path / "writes.cbt"
+    path.write_bytes(data)
+    return path
+
+
+def test_every_field_arrives(tmp_path: Path) -> None:
+    frame = read_writes(save(tmp_path, GOOD))
+    assert list(frame.columns) == list(COLUMNS)
+    assert {name: str(frame[name].dtype) for name in ("time", "seq", "offset", "interval")} == {
+        "time": "datetime64[ns]",
+        "seq": "UInt64",
+        "offset": "uint64",
+        "interval": "uint32",
+    }
+    first, second, third = (frame.iloc[i] for i in range(3))
+    assert first["time"] == np.datetime64(1_700_000_000_000_000_001, "ns")
+    assert (first["volume"], first["inode"], first["pid"], first["comm"]) == (
+        "physical",
+        12,
+        77,
+        "writer",
+    )
+    assert (second["volume"], second["op"], second["interval"]) == ("snapshot", "discard", 1)
+    assert frame["pid"].isna().tolist() == [False, True, False]
+    assert frame["comm"].isna().tolist() == [False, True, False]
+    assert frame["inode"].isna().tolist() == [False, True, True]
+    assert third["comm"] == "sixteen-chars-xy"
+    assert third["flags"] == 3
+
+
+def test_a_gap_is_a_loss_and_the_end_tells_of_the_last(tmp_path: Path) -> None:
+    summary = read_writes(save(tmp_path, GOOD)).writes.summary()
+    assert (summary["rows"], summary["lost"], summary["gaps"]) == (3, 4, 2)
+
+
+def test_an_empty_stream_is_no_fault(tmp_path: Path) -> None:
+    assert len(read_writes(save(tmp_path, stream([], next_seq=1)))) == 0
+
+
+def test_a_stream_without_its_end_is_refused_but_can_be_salvaged(tmp_path: Path) -> None:
+    path = save(tmp_path, stream(EVENTS, next_seq=6, end=False)[:-10])
+    with pytest.raises(InputError, match="cut"):
+        read_writes(path)
+    assert len(read_writes(path, salvage=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "fault"),
+    [
+        (8, b"\x02", "version 2"),
+        (0, b"X", "not a native write stream"),
+        (16, b"\x51", "contradicts"),
+        (20, b"\xff\xff\xff\xff", "contradicts"),
+        (64 + 4, b"\x09", "table of trackers"),
+        (64 + 8, b"\x01", "table of trackers"),
+    ],
+)
+def test_a_damaged_header_is_named(tmp_path: Path, at: int, value: bytes, fault: str) -> None:
+    data = GOOD[:at] + value + GOOD[at + len(value) :]
+    with pytest.raises(InputError, match=fault):
+        read_writes(save(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        (event(1, 1 << 20, 1), "past the volume's end"),
+        (event(1, (1 << 64) - 1, 2), "past the volume's end"),
+        (event(1, 0, (1 << 64) - 1), "past the volume's end"),
+        (event(1, 0, 1, tracker=9), "tracker"),
+        (event(1, 0, 1, time_ns=(1 << 64) - 1), "impossible time"),
+    ],
+)
+def test_a_record_that_cannot_be_is_named(tmp_path: Path, bad: bytes, fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        read_writes(save(tmp_path, stream([bad], next_seq=2)))
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_no_damage_is_read_as_a_recording(tmp_path: Path, data: st.DataObject) -> None:
+    """Flips inside the records are told by the CRC, cuts by the end mark, the rest by name."""
+    damaged = bytearray(GOOD)
+    kind = data.draw(st.sampled_from(["flip", "cut", "insert"]))
+    at = data.draw(st.integers(0, len(GOOD) - 1))
+    if kind == "flip":
+        damaged[at] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        del damaged[at:]
+    else:
+        damaged[at:at] = data.draw(st.binary(min_size=1, max_size=100))
+    path = save(tmp_path, bytes(damaged))
+    try:
+        frame = read_writes(path)
+    except InputError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return
+    head, tail = 64 + 2 * 64, len(GOOD) - 80
+    assert kind == "flip", "a stream of another length was read"
+    assert not head <= at < tail, "a changed record was read"
+    assert len(frame) == 3
+
+
+def test_chunks_are_the_whole(tmp_path: Path) -> None:
+    events = [event(seq, 4096 * (seq % 200), 4096) for seq in range(1, 1001)]
+    opened = open_stream(save(tmp_path, stream(events, next_seq=1001)))
+    sizes = [len(chunk) for chunk in opened.chunks(300)]
+    assert sizes == [300, 300, 300, 100]
