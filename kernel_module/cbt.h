@@ -54,32 +54,32 @@
 #define CBT_OP_END 255		/* closes a saved stream; never from the module */
 
 /* cbt_event.flags: how the write was submitted (the kernel's REQ_*) */
-#define CBT_F_SYNC (1 << 0)
-#define CBT_F_FUA (1 << 1)
-#define CBT_F_PREFLUSH (1 << 2)
-#define CBT_F_META (1 << 3)
-#define CBT_F_PRIO (1 << 4)
-#define CBT_F_RAHEAD (1 << 5)
-#define CBT_F_NOWAIT (1 << 6)
-#define CBT_F_IDLE (1 << 7)
+#define CBT_F_SYNC 0x1
+#define CBT_F_FUA 0x2
+#define CBT_F_PREFLUSH 0x4
+#define CBT_F_META 0x8
+#define CBT_F_PRIO 0x10
+#define CBT_F_RAHEAD 0x20
+#define CBT_F_NOWAIT 0x40
+#define CBT_F_IDLE 0x80
 /*
  * The driver split a write and submitted its remainder again, within the same
  * submit and the same interval: the event before it already covers its range.
  */
-#define CBT_F_REMAINDER (1 << 16)
+#define CBT_F_REMAINDER 0x10000
 
 /* cbt_event.known: which optional fields hold a value */
-#define CBT_K_INODE (1 << 0)
-#define CBT_K_INODE_OFFSET (1 << 1)
-#define CBT_K_TASK (1 << 2)		/* pid and comm */
+#define CBT_K_INODE 0x1
+#define CBT_K_INODE_OFFSET 0x2
+#define CBT_K_TASK 0x4		/* pid and comm */
 
 /**
  * struct cbt_event - one write-like operation on one tracked volume
  * @seq: counts from 1 over all trackers; a number that no event carries was
  *	dropped because the ring was full
  * @time_ns: CLOCK_MONOTONIC; never falls as @seq rises
- * @offset: bytes from the start of the volume, clipped to it
- * @length: bytes, clipped to the volume as it was attached or as it has grown
+ * @offset: bytes from the start of the volume
+ * @length: bytes; may reach past the attached size where the volume has grown
  * @inode: of the file whose page cache was written, if CBT_K_INODE
  * @inode_offset: bytes from the start of that file, if CBT_K_INODE_OFFSET
  * @interval: the tracker's interval, in whose bitmap the bits were set
@@ -129,7 +129,7 @@ struct cbt_event {
  *	recording onto the tracked volume itself can be refused
  * @role: in: CBT_ROLE_*; only told to readers, both roles work alike
  * @reserved: zero
- * @tracker: out: its id, 1 to 65535, not used twice while the module is loaded
+ * @tracker: out: its id, 1 to 65535, not used twice until CBT_IOC_RING
  * @volume_size: out: bytes
  * @bitmap_bytes: out: of one bitmap, ceil(ceil(size / granularity) / 8)
  * @memory: out: bytes of kernel memory that the tracker takes (four bitmaps)
@@ -176,9 +176,9 @@ struct cbt_attach {
 /* ---- switch ------------------------------------------------------------ */
 
 /* in: for tests: switch although a volume is not suspended, or cannot tell */
-#define CBT_SWITCH_RUNNING (1 << 0)
+#define CBT_SWITCH_RUNNING 0x1
 /* out: every volume is device-mapper's and was suspended */
-#define CBT_SWITCH_SUSPENDED (1 << 8)
+#define CBT_SWITCH_SUSPENDED 0x100
 
 /**
  * struct cbt_switch - end an interval on several trackers at one instant
@@ -234,7 +234,7 @@ struct cbt_switch {
  * struct cbt_bits - copy a part of a bitmap
  * @buffer: in: pointer to @length bytes
  * @offset: in: bytes of the bitmap
- * @length: in: bytes of the bitmap; out: bytes copied, less only at its end
+ * @length: in: bytes of the bitmap; out: bytes copied, at most 1 MiB a call
  * @tracker: in: id
  * @which: in: CBT_BITS_ACTIVE or CBT_BITS_FROZEN
  * @kind: in: CBT_BITS_CHANGED or CBT_BITS_DISCARDED
@@ -298,20 +298,20 @@ struct cbt_info {
 
 /*
  * Sets the room of the ring in events, 16 to 2^24, forgets what is in it, and
- * begins a new sequence at 1 under a new generation.  EINVAL: out of range.
+ * begins a new sequence at 1 under a new generation, ids at 1 too.  EINVAL: out of range.
  * EBUSY: a tracker is attached.  ENOMEM.  (At load: ring_events=N.)
  */
 #define CBT_IOC_RING _IOW('C', 0x07, __u64)
 
 /* cbt_status.states: sticky, why the next backup may have to be a full one */
-#define CBT_S_GREW (1 << 0)	/* writes past the attached size: see grown_to */
-#define CBT_S_SHRANK (1 << 1)	/* the volume became smaller than attached */
-#define CBT_S_RUNNING (1 << 2)	/* switched while not suspended */
-#define CBT_S_UNHOOKED (1 << 3)	/* our handler was taken off: writes unseen */
-#define CBT_S_GONE (1 << 4)	/* the device was removed */
+#define CBT_S_GREW 0x1	/* writes past the attached size: see grown_to */
+#define CBT_S_SHRANK 0x2	/* the volume became smaller than attached */
+#define CBT_S_RUNNING 0x4	/* switched while not suspended */
+#define CBT_S_UNHOOKED 0x8	/* our handler was replaced: writes may go unseen */
+#define CBT_S_GONE 0x10	/* the device was removed */
 
 /* in: the tracker with the lowest id that is not below the given one */
-#define CBT_STATUS_NEXT (1 << 0)
+#define CBT_STATUS_NEXT 0x1
 
 /**
  * struct cbt_status - one tracker

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The alternate write handler.
+ *
+ * A disk points to its driver's block_device_operations.  A hook is a copy of
+ * them with a submit_bio of ours, and the disk is made to point to the copy;
+ * nothing of the driver is changed, and detaching puts its pointer back.  Our
+ * submit_bio records a write in every tracker of the disk (the bits, then the
+ * event) and then calls the driver's.
+ *
+ * The block layer calls submit_bio with a reference on the queue, so while the
+ * queue is frozen nobody is inside: hooks are put in and taken out, and
+ * trackers added, removed and switched, only then.
+ *
+ * A bio can come more than once.  A remainder of a split comes again within
+ * the same submit (see remainder.c); what was deferred while the volume was
+ * suspended, and the data of a flush, come again later from another task.  The
+ * bits are set each time, in the interval then current: that is what makes a
+ * switch under suspend sound.
+ *
+ * Memory of a hook is kept until the module is unloaded, because another CPU
+ * may have loaded the pointer to its copy for some other operation.  A hook
+ * out of use serves the next disk of the same driver.
+ */
+#include <linux/blk-mq.h>
+#include <linux/hash.h>
+#include <linux/hashtable.h>
+#include <linux/mutex.h>
+#include <linux/rculist.h>
+#include <linux/slab.h>
+
+#include "module.h"
+
+#define TABLE_BITS 6
+
+static DEFINE_HASHTABLE(hooks, TABLE_BITS);
+static LIST_HEAD(retired);
+
+/*
+ * By the disk and not by container_of() on its operations: another module may
+ * have laid a copy of ours over ours.
+ */
+static struct cbt_hook *find_hook(struct gendisk *disk)
+{
+	struct cbt_hook *hook;
+
+	hash_for_each_possible_rcu(hooks, hook, node, (unsigned long)disk)
+		if (hook->disk == disk)
+			return hook;
+	return NULL;
+}
+
+static void cbt_submit_bio(struct bio *bio)
+{
+	struct gendisk *disk = bio->bi_bdev->bd_disk;
+	struct cbt_tracker *tracker;
+	struct cbt_event event;
+	struct cbt_hook *hook;
+	u64 epoch = 0;
+	bool again;
+
+	rcu_read_lock();
+	hook = find_hook(disk);
+	rcu_read_unlock();
+	if (WARN_ON_ONCE(!hook)) {
+		bio_io_error(bio);
+		return;
+	}
+	if (!cbt_event_from_bio(&event, bio)) {
+		hook->driver->submit_bio(bio);
+		return;
+	}
+	again = cbt_remainders_take(&hook->remainders, bio, &epoch);
+	list_for_each_entry(tracker, &hook->trackers, on_hook)
+		cbt_tracker_record(tracker, &event, again, epoch);
+	hook->driver->submit_bio(bio);
+	/* The bio may be gone; the disk and the hook stay: the queue is held. */
+	cbt_remainders_note(&hook->remainders, disk, hook->epoch);
+}
+
+/*
+ * Waits until no submit is inside the disk, and lets none in.  A limit, since
+ * a driver may be waiting for something that the caller holds up.
+ */
+int cbt_hook_freeze(struct gendisk *disk)
+{
+	blk_freeze_queue_start(disk->queue);
+	if (blk_mq_freeze_queue_wait_timeout(disk->queue, CBT_FREEZE_TIMEOUT) > 0)
+		return 0;
+	blk_mq_unfreeze_queue(disk->queue);
+	pr_err("%s: cannot be frozen: a write is stuck in its driver\n",
+	       disk->disk_name);
+	return -EBUSY;
+}
+
+void cbt_hook_thaw(struct gendisk *disk)
+{
+	blk_mq_unfreeze_queue(disk->queue);
+}
+
+/* False when somebody has replaced our operations after us. */
+bool cbt_hook_in_place(struct cbt_hook *hook)
+{
+	return READ_ONCE(hook->disk->fops) == &hook->ops;
+}
+
+static struct cbt_hook *make_hook(struct gendisk *disk)
+{
+	struct cbt_hook *hook;
+
+	list_for_each_entry(hook, &retired, retired) {
+		if (hook->driver == disk->fops) {
+			list_del(&hook->retired);
+			goto found;
+		}
+	}
+	hook = kzalloc(sizeof(*hook), GFP_KERNEL);
+	if (!hook)
+		return NULL;
+found:
+	hook->disk = disk;
+	hook->driver = disk->fops;
+	hook->ops = *disk->fops;
+	hook->ops.submit_bio = cbt_submit_bio;
+	cbt_drop_bypass(&hook->ops);
+	hook->epoch = 0;
+	memset(&hook->remainders, 0, sizeof(hook->remainders));
+	INIT_LIST_HEAD(&hook->trackers);
+	return hook;
+}
+
+/*
+ * The grace period lets those finish who walk the bucket that the hook was in:
+ * submits to another disk, which our frozen queue did not wait for.
+ */
+static void retire(struct cbt_hook *hook)
+{
+	synchronize_rcu();
+	list_add(&hook->retired, &retired);
+}
+
+/* Under the tracker lock, with memalloc_noio. */
+int cbt_hook_add(struct cbt_tracker *tracker)
+{
+	struct gendisk *disk = tracker->open.bdev->bd_disk;
+	struct cbt_hook *hook = find_hook(disk);
+	bool first = !hook;
+	int err;
+
+	if (first)
+		hook = make_hook(disk);
+	if (!hook)
+		return -ENOMEM;
+	if (!first && !cbt_hook_in_place(hook)) {
+		pr_err("%s: another module has replaced our write handler\n",
+		       disk->disk_name);
+		return -EBUSY;
+	}
+	if (first)
+		hash_add_rcu(hooks, &hook->node, (unsigned long)disk);
+	err = cbt_hook_freeze(disk);
+	if (err) {
+		if (first) {
+			hash_del_rcu(&hook->node);
+			retire(hook);
+		}
+		return err;
+	}
+	tracker->hook = hook;
+	tracker->since = ++hook->epoch;
+	list_add_tail(&tracker->on_hook, &hook->trackers);
+	if (first)
+		WRITE_ONCE(disk->fops, &hook->ops);
+	cbt_hook_thaw(disk);
+	return 0;
+}
+
+/* Under the tracker lock, with memalloc_noio. */
+int cbt_hook_remove(struct cbt_tracker *tracker)
+{
+	struct cbt_hook *hook = tracker->hook;
+	struct gendisk *disk = hook->disk;
+	bool last = list_is_singular(&hook->trackers);
+	int err = cbt_hook_freeze(disk);
+
+	if (err)
+		return err;
+	if (last && !cbt_hook_in_place(hook)) {
+		cbt_hook_thaw(disk);
+		pr_err("%s: another module has replaced our write handler\n",
+		       disk->disk_name);
+		return -EBUSY;
+	}
+	list_del(&tracker->on_hook);
+	if (last) {
+		WRITE_ONCE(disk->fops, hook->driver);
+		hash_del_rcu(&hook->node);
+	}
+	cbt_hook_thaw(disk);
+	if (last)
+		retire(hook);
+	return 0;
+}
+
+/* At the end of the module, when no tracker is left. */
+void cbt_hook_free_retired(void)
+{
+	struct cbt_hook *hook, *next;
+
+	synchronize_rcu();
+	list_for_each_entry_safe(hook, next, &retired, retired)
+		kfree(hook);
+}
