@@ -1,0 +1,236 @@
+"""A case keeps what it was given, says what it has, and tells damage by the piece's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbtlab.bitmap import Bitmap
+from cbtlab.case import MANIFEST, Case, verify
+from cbtlab.errors import InputError
+from cbtlab.manifest import digest_of
+
+SIZE, GRANULARITY = 1 << 20, 4096
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Path]:
+    """Four raw images: two snapshots, and each after a delete."""
+    rng = np.random.default_rng(5)
+    first = np.zeros(SIZE, np.uint8)
+    first[: SIZE // 4] = rng.integers(0, 256, SIZE // 4)
+    second = first.copy()
+    second[600_000:610_000] = 9
+    paths = {}
+    for name, content in (("s0", first), ("s1", second)):
+        paths[name] = tmp_path / name
+        content.tofile(paths[name])
+        content = content.copy()
+        content[5000:6000] = 0
+        paths[name + "x"] = tmp_path / (name + "x")
+        content.tofile(paths[name + "x"])
+    return paths
+
+
+@pytest.fixture
+def case(tmp_path: Path, images: dict[str, Path]) -> Case:
+    made = Case.create(tmp_path / "case", SIZE, GRANULARITY)
+    made.add(snapshot=images["s0"], stored=images["s0x"], patterns=["cache/"])
+    writes = tmp_path / "w.csv"
+    writes.write_text("time,op,offset,length\n5,write,600000,10000\n")
+    bitmap = Bitmap.from_ranges(
+        np.array([600_000]), np.array([10_000]), volume_size=SIZE, granularity=GRANULARITY
+    )
+    made.add(
+        snapshot=images["s1"],
+        stored=images["s1x"],
+        writes={"physical": writes},
+        bitmaps={"physical": bitmap},
+        kept=False,
+    )
+    return Case.open(made.path)
+
+
+def test_the_images_are_what_they_were(case: Case, images: dict[str, Path]) -> None:
+    for interval, name in zip(case.intervals, ("s0", "s1"), strict=True):
+        with interval.snapshot() as image:
+            assert image.read(0, SIZE) == images[name].read_bytes()
+        with interval.stored() as image:
+            assert image.read(0, SIZE) == images[name + "x"].read_bytes()
+
+
+def test_the_copies_are_small(case: Case) -> None:
+    sizes = {path.name: path.stat().st_size for path in (case.path / "images").iterdir()}
+    assert sizes["0001-snapshot.qcow2"] < SIZE // 8
+
+
+def test_sequences_and_bitmaps_come_back(case: Case) -> None:
+    frame = case.intervals[1].writes("physical")
+    assert frame is not None
+    assert frame["interval"].tolist() == [1] and frame["volume"].tolist() == ["physical"]
+    assert case.intervals[1].bitmap("physical").indices().tolist() == [146, 147, 148]
+    assert case.intervals[1].bitmap("snapshot") is None
+    assert case.intervals[1].writes("snapshot") is None
+    assert len(case.writes) == 1
+
+
+def test_the_base_is_the_last_that_was_kept(case: Case, images: dict[str, Path]) -> None:
+    case.add(
+        snapshot=images["s1"],
+        stored=images["s1x"],
+        bitmaps={"physical": Bitmap(SIZE, GRANULARITY)},
+    )
+    assert [interval.base for interval in case.intervals] == [None, 0, 0]
+    assert [interval.kept for interval in case.intervals] == [True, False, True]
+    assert case.intervals[0].patterns == ("cache/",)
+
+
+def test_rows_of_another_volume_or_interval_are_left_out(
+    case: Case, images: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "all.csv"
+    path.write_text(
+        "time,op,offset,length,volume,interval\n"
+        "5,write,0,512,physical,1\n6,write,512,512,physical,2\n7,write,1024,512,snapshot,2\n"
+    )
+    added = case.add(
+        snapshot=images["s1"],
+        stored=images["s1x"],
+        writes={"physical": path, "snapshot": path},
+    )
+    assert added.writes("physical")["offset"].tolist() == [512]
+    assert added.writes("snapshot")["offset"].tolist() == [1024]
+    with pytest.raises(InputError, match="none of its 3 rows"):
+        case.add(snapshot=images["s1"], stored=images["s1x"], writes={"physical": path})
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ({}, "needs a record of the physical volume"),
+        ({"bitmaps": {"physical": "short"}}, "has 3 bytes"),
+        ({"writes": {"physical": "past"}}, "past the volume"),
+        ({"writes": {"physical": "absent"}}, "cannot be opened"),
+        ({"bitmaps": {"physical": "good"}, "snapshot": "small"}, "has 512 bytes"),
+        ({"bitmaps": {"physical": "good"}, "stored": "absent"}, "absent"),
+    ],
+)
+def test_a_refused_backup_leaves_the_case_as_it_was(
+    case: Case, images: dict[str, Path], tmp_path: Path, more: dict, fault: str
+) -> None:
+    (tmp_path / "short").write_bytes(b"abc")
+    (tmp_path / "small").write_bytes(bytes(512))
+    (tmp_path / "good").write_bytes(bytes(32))
+    (tmp_path / "past").write_text(f"time,op,offset,length\n1,write,{SIZE - 1},2\n")
+    before = {path: path.read_bytes() for path in case.path.rglob("*") if path.is_file()}
+    call = {"snapshot": images["s1"], "stored": images["s1x"]}
+    for key, value in more.items():
+        call[key] = (
+            {volume: tmp_path / name for volume, name in value.items()}
+            if isinstance(value, dict)
+            else tmp_path / value
+        )
+    with pytest.raises(InputError) as caught:
+        case.add(**call)
+    assert fault in str(caught.value) and "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in case.path.rglob("*") if p.is_file()} == before
+
+
+def test_backup_0_has_no_physical_record(tmp_path: Path, images: dict[str, Path]) -> None:
+    made = Case.create(tmp_path / "new", SIZE, GRANULARITY)
+    with pytest.raises(InputError, match="backup 0"):
+        made.add(
+            snapshot=images["s0"],
+            stored=images["s0"],
+            bitmaps={"physical": Bitmap(SIZE, GRANULARITY)},
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "granularity"), [(0, 4096), (511, 4096), (1 << 20, 3000), (1 << 20, 256), (-512, 512)]
+)
+def test_impossible_sizes_are_refused(tmp_path: Path, size: int, granularity: int) -> None:
+    with pytest.raises(InputError):
+        Case.create(tmp_path / "new", size, granularity)
+    assert not (tmp_path / "new").exists()
+
+
+def test_force_replaces_a_case_and_nothing_else(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        Case.create(case.path, SIZE, GRANULARITY)
+    assert Case.create(case.path, SIZE, GRANULARITY, force=True).intervals == []
+    assert sorted(path.name for path in case.path.iterdir()) == [MANIFEST]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious").write_text("kept")
+    with pytest.raises(InputError, match="exists"):
+        Case.create(other, SIZE, GRANULARITY, force=True)
+    assert (other / "precious").read_text() == "kept"
+
+
+def test_verify_names_each_damaged_piece(case: Case) -> None:
+    assert verify(case.path) == []
+    for name, path, _ in list(case.pieces()):
+        good = path.read_bytes()
+        middle = len(good) // 2
+        for bad in (good[:-1], b"", good[:middle] + bytes([good[middle] ^ 4]) + good[middle + 1 :]):
+            path.write_bytes(bad)
+            assert [fault.piece for fault in verify(case.path)] == [name]
+        path.unlink()
+        assert [fault.fault for fault in verify(case.path)] == ["is missing"]
+        path.write_bytes(good)
+    manifest = case.path / MANIFEST
+    for text in ("", "{", manifest.read_text().replace("true", "false", 1), "[1]", "\xff"):
+        manifest.write_text(text)
+        assert [fault.piece for fault in verify(case.path)] == [MANIFEST]
+
+
+def test_two_exchanged_pieces_are_told(case: Case) -> None:
+    first, second = (case.path / "images" / f"000{k}-stored.qcow2" for k in (0, 1))
+    shutil.move(first, first.with_suffix(".x"))
+    shutil.move(second, first)
+    shutil.move(first.with_suffix(".x"), second)
+    assert len(verify(case.path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("volume_size",), -4096),
+        (("volume_size",), 1 << 80),
+        (("volume_size",), "big"),
+        (("volume_size",), 1.5),
+        (("granularity",), 3),
+        (("granularity",), True),
+        (("intervals",), 7),
+        (("intervals", 0), None),
+        (("intervals", 0, "k"), 1 << 70),
+        (("intervals", 0, "kept"), "yes"),
+        (("intervals", 0, "patterns"), [1]),
+        (("intervals", 0, "snapshot"), None),
+        (("intervals", 0, "snapshot", "file"), "../../etc/passwd"),
+        (("intervals", 0, "snapshot", "file"), "/etc/passwd"),
+        (("intervals", 1, "physical_record", "writes", "file"), ".."),
+        (("version",), 2),
+        (("version",), True),
+        (("format",), "tarball"),
+    ],
+)
+def test_a_manifest_of_nonsense_is_refused_though_its_digest_fits(
+    case: Case, path: tuple, value: object
+) -> None:
+    manifest = case.path / MANIFEST
+    document = json.loads(manifest.read_text())
+    target = document
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    document["digest"] = digest_of(document)
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(InputError) as caught:
+        Case.open(case.path)
+    assert "\n" not in str(caught.value)
