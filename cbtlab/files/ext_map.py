@@ -1,0 +1,207 @@
+"""The VolumeMap of ext2, ext3 and ext4, put together from their structures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from bitarray import bitarray
+
+from cbtlab.bitmap import Bitmap
+from cbtlab.files import ext_layout as on_disk
+from cbtlab.files.ext import Ext
+from cbtlab.files.ext_alloc import Structures, allocated, structures
+from cbtlab.files.ext_extents import Mapper
+from cbtlab.files.ext_inodes import TYPES, Inodes, read_inodes, sizes, table, used_inodes
+from cbtlab.files.extents import (
+    DATA,
+    INLINE,
+    KINDS,
+    META,
+    NOWHERE,
+    UNWRITTEN,
+    Array,
+    Extents,
+    category,
+    holes,
+)
+from cbtlab.files.ranges import Ranges
+from cbtlab.files.volume import Volume
+from cbtlab.files.volume_map import Regions, VolumeMap
+from cbtlab.files.xattr import inline_tails, read_xattrs
+
+_COMPAT_JOURNAL = 0x0004
+
+
+def map_ext(volume: Volume) -> VolumeMap:
+    """Map the file system at the volume's start, without names.  Raises InputError."""
+    ext = Ext(volume)
+    own = structures(ext)
+    bits = allocated(ext, own)
+    mapper, inline, columns = Mapper(ext), [], []
+    for part in read_inodes(ext, used_inodes(ext)):
+        small, mapped = _places(ext, part)
+        inline.append(_inline(ext, part, small))
+        mapper.add(part, mapped)
+        columns.append(table(ext, part))
+    if not columns:
+        raise volume.fault("has no inode in use")
+    inodes = _frame(columns)
+    found = mapper.extents()
+    special = _special(ext)
+    bits = _in_use(ext, bits, found, inodes, mapper.damaged, special)
+    notes = ext.notes + [f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20]]
+    result = VolumeMap(
+        volume=volume,
+        fs=ext.kind,
+        uuid=ext.uuid,
+        block_size=ext.block_size,
+        size=ext.size,
+        in_use=_over_image(volume, ext, bits),
+        inodes=inodes,
+        extents=_bytes(ext, found, inline, inodes),
+        regions=_regions(ext, own),
+        special=special,
+        root=on_disk.ROOT_INODE,
+        xattrs=lambda number: read_xattrs(ext, number, result.read_file),
+        notes=notes,
+        damaged=mapper.damaged,
+    )
+    return result
+
+
+def _places(ext: Ext, part: Inodes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which inodes hold their content themselves, and which have a block map."""
+    kind = part.type
+    inline = part.has(on_disk.FL_INLINE_DATA)
+    # As the kernel's ext4_inode_is_fast_symlink.
+    size = part.fields["size"]
+    fast = (kind == on_disk.TYPE_SYMLINK) & (size < on_disk.I_BLOCK_BYTES)
+    fast &= ~part.has(on_disk.FL_EXTENTS)
+    holds = np.isin(kind, (on_disk.TYPE_REGULAR, on_disk.TYPE_DIRECTORY, on_disk.TYPE_SYMLINK))
+    holds |= part.number == on_disk.BAD_BLOCKS_INODE
+    return holds & (inline | fast), holds & ~inline & ~fast
+
+
+def _inline(ext: Ext, part: Inodes, small: npt.NDArray[np.bool_]) -> Extents:
+    """Content inside inodes, in bytes of the image: in ``i_block``, the rest in an attribute."""
+    rows = np.flatnonzero(small & (sizes(ext, part) > 0))
+    number, size = part.number[rows], sizes(ext, part)[rows]
+    place = part.place[rows] + ext.volume.offset
+    head = np.minimum(size, on_disk.I_BLOCK_BYTES)
+    first = Extents.of(number, INLINE, 0, place + on_disk.I_BLOCK_OFFSET, head)
+    where, many = inline_tails(ext, part, rows)
+    many = np.minimum(many, size - head)
+    more = many > 0
+    rest = Extents.of(number[more], INLINE, head[more], (place + where)[more], many[more])
+    return Extents.join([first, rest])
+
+
+def _frame(columns: list[dict[str, npt.NDArray[Any]]]) -> pd.DataFrame:
+    names = list(columns[0])
+    data = {name: np.concatenate([part[name] for part in columns]) for name in names}
+    frame: pd.DataFrame = pd.DataFrame(data)
+    frame["type"] = category(data["type"], TYPES)
+    frame = frame.set_index("inode")
+    return frame
+
+
+def _special(ext: Ext) -> dict[int, str]:
+    """Inodes that serve the file system itself, and what to call them."""
+    names = {on_disk.BAD_BLOCKS_INODE: "<bad blocks>", on_disk.RESIZE_INODE: "<resize inode>"}
+    for field, name, present in (
+        ("journal_inode", "<journal>", ext.compat & _COMPAT_JOURNAL),
+        ("user_quota_inode", "<user quota>", True),
+        ("group_quota_inode", "<group quota>", True),
+        ("project_quota_inode", "<project quota>", True),
+        ("orphan_file_inode", "<orphan file>", ext.compat & on_disk.COMPAT_ORPHAN_FILE),
+    ):
+        inode = int(ext.superblock[field])
+        if present and inode:
+            names[inode] = name
+    return names
+
+
+def _in_use(
+    ext: Ext,
+    bits: bitarray,
+    found: Extents,
+    inodes: pd.DataFrame,
+    damaged: dict[int, str],
+    special: dict[int, str],
+) -> bitarray:
+    """`A_k` over the file system's blocks: what reading can return.
+
+    Of a sound regular file, unwritten extents and whole blocks past its end are left out
+    (but not of one with fs-verity, whose hash tree lies there); a block that anybody else
+    maps as data or metadata stays in use.
+    """
+    kind, flags = inodes["type"].cat.codes.to_numpy(), inodes["flags"].to_numpy()
+    number = inodes.index.to_numpy().astype(np.int64)
+    plain = (kind == 0) & ((flags & on_disk.FL_VERITY) == 0)
+    plain &= ~np.isin(number, [*damaged, *special]) & (number >= ext.first_inode)
+    limit = np.where(plain, -(-inodes["size"].to_numpy() // ext.block_size), 1 << 62)
+    row = np.searchsorted(number, found.inode)
+    end = found.physical + found.length
+    readable = np.clip(limit[row] - found.logical, 0, found.length)
+    readable = np.where(found.kind == META, found.length, readable)
+    readable = np.where((found.kind == UNWRITTEN) & plain[row], 0, readable)
+    cut = found.physical + readable
+    for start, stop in Ranges.union(cut, end - cut).pairs():
+        bits[start:stop] = False
+    kept = Ranges.union(found.physical, readable)
+    before = bits.count()
+    for start, stop in kept.pairs():
+        bits[start:stop] = True
+    shared = bits.count() - before
+    if shared:
+        ext.notes.append(f"{shared} blocks in use are free, or not readable, for another owner")
+    return bits
+
+
+def _over_image(volume: Volume, ext: Ext, bits: bitarray) -> Bitmap:
+    """The bits of the file system within a bitmap of the whole image; all else is in use."""
+    bitmap = Bitmap.from_bytes(bits.tobytes(), ext.size, ext.block_size)
+    offset, total = volume.offset, volume.offset + volume.size
+    grain = min(ext.block_size, offset & -offset) if offset else ext.block_size
+    if offset == 0 and total == ext.size:
+        return bitmap
+    inner = bitmap.outward(grain).bits
+    whole = bitarray(offset // grain, endian="little")
+    whole.setall(1)
+    whole += inner
+    rest = bitarray(-(-total // grain) - len(whole), endian="little")
+    rest.setall(1)
+    whole += rest
+    return Bitmap.from_bytes(whole.tobytes(), total, grain)
+
+
+def _bytes(ext: Ext, found: Extents, inline: list[Extents], inodes: pd.DataFrame) -> Extents:
+    """Everything in bytes of the image, with the holes of regular files."""
+    size, offset = ext.block_size, ext.volume.offset
+    logical = np.where(found.logical == NOWHERE, NOWHERE, found.logical * size)
+    physical = found.physical * size + offset
+    mapped = Extents(found.inode, found.kind, logical, physical, found.length * size)
+    everything = Extents.join([mapped, *inline]).ordered()
+    number = inodes.index.to_numpy().astype(np.int64)
+    plain = (inodes["type"].cat.codes.to_numpy() == 0) & (number >= ext.first_inode)
+    files, sizes_ = number[plain], inodes["size"].to_numpy()[plain].astype(np.int64)
+    mine = everything[np.isin(everything.inode, files)]
+    return Extents.join([everything, holes(mine, files, sizes_)]).ordered()
+
+
+def _regions(ext: Ext, own: Structures) -> Regions:
+    start, count = own.start, own.count
+    name = np.array(Structures.NAMES, object)[own.name]
+    if ext.first_block:
+        start, count = np.append(start, 0), np.append(count, 1)
+        name = np.append(name, "<boot area>")
+    order = np.argsort(start, kind="stable")
+    offset, size = ext.volume.offset, ext.block_size
+    begin: Array = start[order] * size + offset
+    return Regions(begin, begin + count[order] * size, name[order])
+
+
+__all__ = ["DATA", "KINDS", "map_ext"]

@@ -1,0 +1,271 @@
+"""VolumeMap: names, inodes, extents, what is in use, and whose each byte is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cbtlab.bitmap import Bitmap
+from cbtlab.errors import InputError
+from cbtlab.files.extents import (
+    DATA,
+    HOLE,
+    INLINE,
+    KINDS,
+    META,
+    NOWHERE,
+    UNWRITTEN,
+    Extents,
+    category,
+)
+from cbtlab.files.names import text
+from cbtlab.files.ranges import Ranges
+from cbtlab.files.volume import Volume
+
+TYPES = ("file", "directory", "symlink", "other")
+OUTSIDE, FREE, UNKNOWN = "<outside the file system>", "<free>", "<allocated, no owner>"
+_CHUNK = 4 << 20
+_WHOLE_FILE = 1 << 30  # the most that read_file returns
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The file system's own structures: byte ranges of the image, ascending, with their names."""
+
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    name: npt.NDArray[np.object_]
+
+
+class VolumeMap:
+    """One file system of an image; every offset counts bytes from the start of the image.
+
+    ``fs`` is its kind (``ext4``), ``block_size`` in bytes, ``offset`` where it begins,
+    ``size`` how many bytes it manages.  ``in_use`` is `A_k` of the method at
+    ``block_size`` (finer where the file system does not begin at a multiple of it): what is
+    allocated, less unwritten extents and blocks wholly past the end of a file, and every
+    byte that the file system does not manage.  ``notes`` tells, in sentences, what is
+    odd about the volume; ``damaged`` says for an inode what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        volume: Volume,
+        fs: str,
+        uuid: str,
+        block_size: int,
+        size: int,
+        in_use: Bitmap,
+        inodes: pd.DataFrame,
+        extents: Extents,
+        regions: Regions,
+        special: dict[int, str],
+        root: int,
+        xattrs: Callable[[int], dict[str, bytes]],
+        notes: list[str],
+        damaged: dict[int, str],
+    ) -> None:
+        self._volume, self._image = volume, volume.image
+        self.fs, self.uuid = fs, uuid
+        self.block_size, self.size, self.offset = block_size, size, volume.offset
+        self.in_use, self.inodes = in_use, inodes
+        self._extents, self._regions, self._special, self._root = extents, regions, special, root
+        self._xattrs = xattrs
+        self.notes, self.damaged = notes, damaged
+        self.names = self._table([], np.empty(0, np.int64))
+
+    def __repr__(self) -> str:
+        return (
+            f"<VolumeMap {self._volume.name}: {self.fs}, {self.size} bytes in blocks of "
+            f"{self.block_size}, {len(self.names)} names>"
+        )
+
+    # Names ----------------------------------------------------------------------------------
+
+    def set_names(self, paths: list[bytes], inodes: npt.NDArray[np.int64]) -> None:
+        """Take the names of a walk, full paths; the root itself is added."""
+        paths = [b"/", *paths]
+        inodes = np.concatenate(([self._root], inodes))
+        self.names = self._table(paths, inodes)
+
+    def _table(self, paths: list[bytes], inodes: npt.NDArray[np.int64]) -> pd.DataFrame:
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        inodes = inodes[np.array(order, np.int64)]
+        codes = self.inodes["type"].cat.codes.to_numpy()
+        at = self._row_of(inodes)
+        kind = np.where(at >= 0, codes[at] if len(codes) else 3, 3)
+        raw = [paths[n] for n in order]
+        frame: pd.DataFrame = pd.DataFrame(
+            {
+                "path": pd.Series([text(path) for path in raw], dtype=object),
+                "raw": pd.Series(raw, dtype=object),
+                "inode": inodes.astype(np.uint64),
+                "type": category(kind, TYPES),
+            }
+        )
+        return frame
+
+    def _row_of(self, inodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The row of each inode in ``inodes``, or -1."""
+        index = self.inodes.index.to_numpy().astype(np.int64)
+        if not len(index):
+            return np.full(len(inodes), -1, np.int64)
+        at = np.minimum(np.searchsorted(index, inodes), len(index) - 1)
+        return np.where(index[at] == inodes, at, -1)
+
+    @cached_property
+    def _first_name(self) -> dict[int, str]:
+        firsts = self.names.drop_duplicates("inode")
+        return dict(zip(firsts["inode"].tolist(), firsts["path"].tolist(), strict=True))
+
+    def label(self, inode: int) -> str:
+        """What to call an inode: its first path, its role in the file system, or its number."""
+        name = self._special.get(inode) or self._first_name.get(inode)
+        return name or f"<inode {inode}, without a name>"
+
+    # Extents --------------------------------------------------------------------------------
+
+    @cached_property
+    def extents(self) -> pd.DataFrame:
+        """One row an extent: ``inode``, ``kind``, and bytes ``logical``, ``physical``, ``length``.
+
+        Kinds are ``data``, ``hole``, ``unwritten``, ``inline`` and ``meta`` (nodes of the
+        block map and attribute blocks; no logical place).  Data and unwritten extents are
+        whole blocks, as FIEMAP reports them, and may lie past the file's end; a hole ends
+        at the file's size.  ``physical`` of an inline extent is a place inside the inode.
+        """
+        found = self._extents
+        nowhere, unmapped = found.logical == NOWHERE, found.physical == NOWHERE
+        physical = np.where(unmapped, 0, found.physical).astype(np.uint64)
+        frame: pd.DataFrame = pd.DataFrame(
+            {
+                "inode": found.inode.astype(np.uint64),
+                "kind": category(found.kind, KINDS),
+                "logical": pd.arrays.IntegerArray(np.where(nowhere, 0, found.logical), nowhere),
+                "physical": pd.arrays.IntegerArray(physical, unmapped),
+                "length": found.length.astype(np.uint64),
+            }
+        )
+        return frame
+
+    def rows(self, inode: int) -> Extents:
+        """The extents of one inode as arrays of bytes, by logical place."""
+        return self._extents.rows_of(inode)
+
+    @property
+    def arrays(self) -> Extents:
+        """All extents as plain arrays, by inode and logical place."""
+        return self._extents
+
+    # Owners ---------------------------------------------------------------------------------
+
+    def owner(self, offset: int) -> str:
+        """Whose the byte at ``offset`` of the image is: a path, or a structure in ``<>``."""
+        return str(self.owners(np.array([offset]))[0])
+
+    def owners(self, offsets: npt.ArrayLike) -> npt.NDArray[np.object_]:
+        """`owner` for an array of offsets."""
+        place = np.asarray(offsets).astype(np.int64)
+        result = np.full(place.shape, OUTSIDE, object)
+        inside = (place >= self.offset) & (place < self.offset + self.size)
+        block = place[inside] // self.in_use.granularity
+        allocated = np.array([self.in_use.bits[int(b)] for b in np.unique(block)], np.bool_)
+        _, which = np.unique(block, return_inverse=True)
+        found = np.where(allocated[which], UNKNOWN, FREE).astype(object)
+        inode = self._holder(place[inside])
+        for number in np.unique(inode[inode != NOWHERE]).tolist():
+            found[inode == number] = self.label(number)
+        at = np.searchsorted(self._regions.start, place[inside], side="right") - 1
+        own = (at >= 0) & (self._regions.end[at] > place[inside]) if len(self._regions.end) else 0
+        found = np.where(own, self._regions.name[at] if len(self._regions.end) else "", found)
+        result[inside] = found
+        return result
+
+    def _holder(self, place: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The inode that maps each place, or `NOWHERE`."""
+        start, end, inode, longest = self._by_place
+        holder = np.full(len(place), NOWHERE, np.int64)
+        if not len(start):
+            return holder
+        last = np.searchsorted(start, place, side="right") - 1
+        known = last >= 0
+        for candidate in (longest[last], last):  # the nearest start wins where ranges overlap
+            hit = known & (end[candidate] > place)
+            holder[hit] = inode[candidate[hit]]
+        return holder
+
+    @cached_property
+    def _by_place(self) -> tuple[npt.NDArray[np.int64], ...]:
+        found = self._extents
+        found = found[np.isin(found.kind, (DATA, UNWRITTEN, META))]
+        order = np.argsort(found.physical, kind="stable")
+        start, inode = found.physical[order], found.inode[order]
+        end = start + found.length[order]
+        reach = np.maximum.accumulate(end) if len(end) else end
+        newest = np.where(end == reach, np.arange(len(end)), 0)
+        return start, end, inode, np.maximum.accumulate(newest) if len(end) else newest
+
+    # Content --------------------------------------------------------------------------------
+
+    def xattrs(self, inode: int) -> dict[str, bytes]:
+        """Extended attributes by full name, values as ``getxattr`` returns them."""
+        self._size_of(inode)
+        return self._xattrs(inode)
+
+    def file_chunks(self, inode: int) -> Iterator[tuple[int, int, bytes | None]]:
+        """The content up to the file's size, in order, as ``(offset, length, bytes)``.
+
+        ``None`` for the bytes means zeros: a hole or an unwritten extent, in one piece however
+        long.  Other pieces are at most 4 MiB.
+        """
+        size = self._size_of(inode)
+        if inode in self.damaged:
+            raise InputError(self._volume.name, f"{self.label(inode)}: {self.damaged[inode]}")
+        for _, kind, logical, physical, length in _rows(self._extents.rows_of(inode)):
+            end = min(logical + length, size)
+            if kind == META or logical >= end:
+                continue
+            if kind in (HOLE, UNWRITTEN):
+                yield logical, end - logical, None
+                continue
+            for at in range(logical, end, _CHUNK):
+                count = min(_CHUNK, end - at)
+                place = physical + at - logical - self.offset
+                yield at, count, self._volume.read(place, count)
+
+    def read_file(self, inode: int) -> bytes:
+        """The whole content of a file or symlink; InputError above 1 GiB: use `file_chunks`."""
+        if self._size_of(inode) > _WHOLE_FILE:
+            raise InputError(
+                self._volume.name, f"{self.label(inode)} is too large to hold", "read it in chunks"
+            )
+        return b"".join(
+            bytes(length) if data is None else data for _, length, data in self.file_chunks(inode)
+        )
+
+    def _size_of(self, inode: int) -> int:
+        at = int(self._row_of(np.array([inode], np.int64))[0])
+        if at < 0:
+            raise InputError(self._volume.name, f"has no inode {inode} in use")
+        return int(self.inodes["size"].iloc[at])
+
+
+def _rows(extents: Extents) -> Iterator[tuple[int, ...]]:
+    columns: tuple[Any, ...] = (
+        extents.inode,
+        extents.kind,
+        extents.logical,
+        extents.physical,
+        extents.length,
+    )
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+__all__ = ["INLINE", "TYPES", "Ranges", "Regions", "VolumeMap"]
