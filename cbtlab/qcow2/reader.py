@@ -74,9 +74,9 @@ class Qcow2Layer:
         entries = self._entries(first, last - first)
         if entries is None:
             return np.zeros(count, np.uint8), np.zeros(count, np.int64)
-        kinds, hosts, own = self._classify(entries, first)
-        if own > grain:
-            each = own // grain
+        kinds, hosts = self._classify(entries, first)
+        if self.grain > grain:
+            each = self.grain // grain
             kinds = np.repeat(kinds, each)
             step = np.tile(np.arange(each, dtype=np.int64) * grain, len(hosts))
             hosts = np.repeat(hosts, each) + np.where(kinds == DATA, step, 0)
@@ -115,8 +115,8 @@ class Qcow2Layer:
             self._l2.popitem(last=False)
         return table
 
-    def _classify(self, entries: NDArray[np.uint64], first: int) -> tuple[Kinds, Hosts, int]:
-        """Return kinds and hosts of the clusters, or of the subclusters, and their size."""
+    def _classify(self, entries: NDArray[np.uint64], first: int) -> tuple[Kinds, Hosts]:
+        """Return kinds and hosts of the layer's own grains, from cluster ``first`` on."""
         entry = entries[:, 0]
         hosts = (entry & np.uint64(OFFSET_MASK)).astype(np.int64)
         packed = (entry & np.uint64(COMPRESSED)) != 0
@@ -127,17 +127,16 @@ class Qcow2Layer:
                 raise InputError(self.name, "has a zero cluster, which version 2 does not know")
             kinds[zero] = ZEROS
         kinds[packed] = PACKED
-        plain = (hosts != 0) & ~packed
-        self._check_hosts(hosts[plain], first + np.flatnonzero(plain))
+        if (hosts[(hosts != 0) & ~packed] % self.cluster).any():
+            raise InputError(self.name, "has a cluster at an offset that cannot be; it was altered")
         hosts[packed] = (entry[packed] & np.uint64(COMPRESSED - 1)).astype(np.int64)
-        if not self.header.extended_l2:
-            return kinds, hosts, self.cluster
-        return *self._subclusters(kinds, hosts, entries[:, 1]), self.grain
-
-    def _check_hosts(self, hosts: Hosts, clusters: NDArray[np.int64]) -> None:
-        ends = hosts + np.minimum(self.cluster, self.size - clusters * self.cluster)
-        if (hosts % self.cluster).any() or (ends > self.file_size).any():
+        if self.header.extended_l2:
+            kinds, hosts = self._subclusters(kinds, hosts, entries[:, 1])
+        data = np.flatnonzero(kinds == DATA)
+        left = self.size - first * self.cluster - data * self.grain
+        if (hosts[data] + np.minimum(self.grain, left) > self.file_size).any():
             raise InputError(self.name, "has a cluster outside of the file; it was cut or altered")
+        return kinds, hosts
 
     def _subclusters(
         self, kinds: Kinds, hosts: Hosts, bitmap: NDArray[np.uint64]
