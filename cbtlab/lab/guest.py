@@ -52,7 +52,7 @@ class GuestResult:
 
     def _last_words(self) -> str:
         lines = self.console.read_text(errors="replace").splitlines()
-        told = [line for line in lines if line.strip() and not line.startswith("cbtlab")]
+        told = [line for line in lines if line.strip() and not line.startswith(("cbtlab", "["))]
         return told[-1].strip() if told else "none"
 
 

@@ -12,6 +12,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /out
+mkdir -p /dev/shm
+mount -t tmpfs tmpfs /dev/shm
 ln -sf /proc/mounts /etc/mtab
 mkdir -p /dev/lab /dev/mapper
 echo 4 4 1 4 > /proc/sys/kernel/printk

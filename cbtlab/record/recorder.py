@@ -1,0 +1,231 @@
+"""The method, live: one backup after the other of a volume that goes on being written.
+
+For backup k: suspend the volume, make the snapshot, track it, switch the
+volume's tracker to the next interval, resume; read S_k; mount it, delete the
+excluded files, unmount; read bitmap, S_k*, bitmap.  Everything is read with
+O_DIRECT, and everything that must be right is checked before a backup counts
+as kept.  The standard library suffices: this also runs in a bare guest.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cbtlab.record.device_mapper import Snapshots
+from cbtlab.record.freeze import Watchdog, lock_memory
+from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Role, Tracker
+from cbtlab.record.mounted import delete, mounted
+
+CHUNK = 4 << 20  # bytes read at once; a multiple of every block size
+FREEZE_SECONDS = 30.0
+
+Sink = Callable[[int, memoryview], None]
+
+
+@dataclass
+class Mark:
+    """A named instant: CLOCK_MONOTONIC, and the number that the next event will get."""
+
+    name: str
+    time_ns: int
+    seq: int
+
+
+@dataclass
+class Backup:
+    """What is known of one backup.  ``log`` explains; ``unusable`` decides."""
+
+    k: int
+    kept: bool
+    patterns: list[str]
+    unusable: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    log: dict[str, Any] = field(default_factory=dict)
+
+
+class Recorder:
+    """Records ``volume`` from now on; what it saves goes to ``folder``, which is elsewhere.
+
+    ``file_system`` is what the snapshots are mounted as, ``place`` where.
+    """
+
+    def __init__(
+        self,
+        volume: Snapshots,
+        module: Module,
+        folder: Path,
+        *,
+        granularity: int = 4096,
+        file_system: str = "ext4",
+        place: Path = Path("/mnt"),
+    ) -> None:
+        self.volume = volume
+        self.module = module
+        self.folder = folder
+        self.granularity = granularity
+        self.file_system = file_system
+        self.place = place
+        self.memory_locked = lock_memory()
+        node = volume.mapper.info(volume.volume).node
+        self.physical = module.attach(
+            node, role=Role.PHYSICAL, granularity=granularity, interval=0
+        )
+        self._next = 0
+
+    def backup(
+        self,
+        sink: Callable[[str], Sink],
+        patterns: list[str],
+        excluded: Callable[[str], bool],
+        *,
+        keep: bool = True,
+        late_switch: float | None = None,
+        explain: Callable[[int, int], dict[str, Any]] | None = None,
+    ) -> Backup:
+        """Make the next backup.
+
+        ``sink`` gives, for ``snapshot`` and ``stored``, where the image goes.
+        ``excluded`` decides what ``patterns`` mean.  ``keep`` false throws the
+        backup away at its end.  ``late_switch`` is for tests: the volume is
+        resumed first and the interval switched so many seconds after, which
+        loses what is written between.  ``explain`` gets the backup's first and
+        last instant and adds to its log.
+        """
+        k = self._next
+        done = Backup(k, keep, list(patterns))
+        name = f"{self.volume.volume}-snapshot-{k}"
+        self.volume.prepare()
+        self._mark(done, "begin")
+        snapshot = self._freeze(done, name, late_switch)
+        self._next += 1
+        node = self.volume.mapper.info(name).node
+        try:
+            self._mark(done, "read")
+            copy(node, sink("snapshot"))
+            self._delete(done, node, excluded)
+            before = _bits(snapshot, ACTIVE)
+            self._mark(done, "read_stored")
+            copy(node, sink("stored"))
+            after = _bits(snapshot, ACTIVE)
+            self._mark(done, "end")
+            self._judge(done, name, snapshot, before == after)
+            if explain:
+                done.log.update(explain(done.marks[0].time_ns, done.marks[-1].time_ns))
+            self._save(done, after)
+        finally:
+            snapshot.detach()
+            self.volume.remove(name)
+        return done
+
+    def finish(self) -> None:
+        """Stop to track the volume."""
+        self.physical.detach()
+
+    def _freeze(self, done: Backup, name: str, late_switch: float | None) -> Tracker:
+        """Make and track the snapshot and switch the interval, all at one instant."""
+        mapper, volume = self.volume.mapper, self.volume.volume
+        with Watchdog(mapper, volume, FREEZE_SECONDS) as watchdog:
+            self._mark(done, "suspend")
+            mapper.suspend(volume)
+            try:
+                node = self.volume.create(name).node
+                snapshot = self.module.attach(
+                    node, role=Role.SNAPSHOT, granularity=self.granularity, interval=done.k
+                )
+                if late_switch is None:
+                    self._switch(done)
+            finally:
+                mapper.resume(volume)
+            self._mark(done, "resume")
+        if late_switch is not None:
+            time.sleep(late_switch)
+            self._switch(done, running=True)
+        if watchdog.fired:
+            self._fault(done, "the watchdog resumed the volume before the snapshot was made")
+        return snapshot
+
+    def _switch(self, done: Backup, running: bool = False) -> None:
+        switched = self.module.switch([self.physical], running=running)
+        done.marks.append(Mark("instant", switched.time_ns, switched.seq))
+        done.log["frozen_ns"] = switched.frozen_ns
+        done.log["suspended"] = switched.suspended
+
+    def _delete(self, done: Backup, node: str, excluded: Callable[[str], bool]) -> None:
+        self._mark(done, "mount")
+        with mounted(node, self.place, self.file_system) as root:
+            self._mark(done, "delete")
+            done.log["deleted"] = [asdict(gone) for gone in delete(root, excluded)]
+            self._mark(done, "unmount")
+        self._mark(done, "unmounted")
+
+    def _judge(self, done: Backup, name: str, snapshot: Tracker, settled: bool) -> None:
+        """Decide whether the backup can be kept, after the last read of it."""
+        fill = self.volume.fill(name)
+        done.log["store"] = asdict(fill)
+        if not fill.valid:
+            self._fault(done, f"the snapshot's store is torn: {fill.words}")
+        if not settled:
+            self._fault(done, "the snapshot was written while it was read")
+        for tracker, volume in ((self.physical, "physical"), (snapshot, "snapshot")):
+            done.unusable += [f"{volume}: {state}" for state in tracker.status().faults]
+
+    @staticmethod
+    def _fault(done: Backup, reason: str) -> None:
+        done.kept = False
+        done.log.setdefault("thrown_away", []).append(reason)
+
+    def _save(self, done: Backup, snapshot: tuple[bytes, bytes]) -> None:
+        """Save the bitmaps, then the record that names them, durably."""
+        folder = self.folder / f"{done.k:04d}"
+        folder.mkdir(parents=True)
+        kinds = ("bitmap", "discarded")
+        for kind, bits in zip(kinds, snapshot, strict=True):
+            _write(folder / f"snapshot-{kind}.bits", bits)
+        if done.k:
+            for kind, bits in zip(kinds, _bits(self.physical, FROZEN), strict=True):
+                _write(folder / f"physical-{kind}.bits", bits)
+        self.physical.clear()
+        _write(folder / "backup.json", json.dumps(asdict(done), indent=1).encode())
+
+    def _mark(self, done: Backup, name: str) -> None:
+        done.marks.append(Mark(name, time.monotonic_ns(), self.module.info().next_seq))
+
+
+def copy(device: str, sink: Sink) -> None:
+    """Give ``sink`` the whole of a device in order, read with O_DIRECT."""
+    fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        with mmap.mmap(-1, CHUNK) as buffer, memoryview(buffer) as view:
+            offset = 0
+            while offset < size:
+                wanted = min(CHUNK, size - offset)
+                got = os.preadv(fd, [view[:wanted]], offset)
+                if got <= 0:
+                    raise OSError(0, f"ends at {offset} of {size} bytes", device)
+                with view[:got] as part:
+                    sink(offset, part)
+                offset += got
+    finally:
+        os.close(fd)
+
+
+def _bits(tracker: Tracker, which: int) -> tuple[bytes, bytes]:
+    """Return a tracker's changed and discarded bitmap."""
+    return tracker.changed(which), tracker.discarded(which)
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = path.with_name(path.name + ".new")
+    with draft.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(path)
