@@ -105,6 +105,10 @@ class Interval:
         """Return the SHA-256 of the content of ``snapshot`` or ``stored``, as recorded."""
         return str(self.record[which]["content_sha256"])
 
+    def has(self, volume: str, kind: str) -> bool:
+        """Return whether ``writes``, ``bitmap`` or ``discarded`` of a volume was recorded."""
+        return self._piece(volume, kind) is not None
+
     def writes(self, volume: str) -> pd.DataFrame | None:
         """Return the write sequence of a volume in this interval, or None for none recorded."""
         piece = self._piece(volume, "writes")
