@@ -70,6 +70,7 @@ def write(
     Raises InputError when the disk needs larger clusters, or cannot be written.
     """
     target = Path(path)
+    _check(target, size, cluster)
     job = _Job(
         target, size, cluster, _fit(stored, size, cluster),
         None if zero is None else _fit(zero, size, cluster),
@@ -98,6 +99,14 @@ def write(
         part.unlink(missing_ok=True)
 
 
+def _check(target: Path, size: int, cluster: int) -> None:
+    bits = cluster.bit_length() - 1
+    if cluster != 1 << bits or not MIN_BITS <= bits <= MAX_BITS:
+        raise InputError(target, f"cannot have clusters of {cluster} bytes")
+    if l1_entries_for(size, cluster) * 8 > MAX_L1_BYTES:
+        raise InputError(target, f"of {size} bytes needs clusters larger than {cluster}")
+
+
 def _fit(units: Bitmap, size: int, cluster: int) -> Bitmap:
     if units.volume_size != size or units.granularity % cluster:
         raise ValueError(f"{units!r} does not fit a disk of {size} bytes in {cluster}")
@@ -112,10 +121,6 @@ class _Job:
         read: Read, backed: bool, compress: bool, detect: bool, level: int,
     ) -> None:  # fmt: skip
         bits = cluster.bit_length() - 1
-        if cluster != 1 << bits or not MIN_BITS <= bits <= MAX_BITS:
-            raise InputError(target, f"cannot have clusters of {cluster} bytes")
-        if l1_entries_for(size, cluster) * 8 > MAX_L1_BYTES:
-            raise InputError(target, f"of {size} bytes needs clusters larger than {cluster}")
         self.target, self.size, self.cluster = target, size, cluster
         self.stored, self.zero, self.read, self.backed = stored, zero, read, backed
         self.compress, self.detect, self.level = compress, detect, level
