@@ -336,7 +336,7 @@ struct cbt_info {
  * @bitmap_bytes: of one bitmap
  * @memory: bytes of kernel memory
  * @events: operations recorded (dropped ones included)
- * @bytes: their lengths, added up
+ * @bytes: their lengths added up, remainders left out
  * @discards: of @events, discards and secure erases
  * @remainders: of @events, those marked CBT_F_REMAINDER
  */

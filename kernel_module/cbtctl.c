@@ -316,18 +316,49 @@ static void stop(int sig)
 
 static struct cbt_event events_buffer[4096];
 
+/* Moves up to @max events from the ring to the stream; returns how many. */
+static size_t move_events(int fd, const char *name, size_t max, struct cbt_event *end)
+{
+	size_t room = sizeof(events_buffer) / sizeof(events_buffer[0]);
+	ssize_t got;
+
+	if (max > room)
+		max = room;
+	got = read(cbt, events_buffer, max * sizeof(events_buffer[0]));
+	if (got < 0 && (errno == EINTR || errno == EAGAIN))
+		return 0;
+	if (got < 0)
+		die(CBT_DEVICE);
+	end->inode = crc32_step(end->inode, (unsigned char *)events_buffer, got);
+	write_all(fd, events_buffer, got, name);
+	got /= sizeof(events_buffer[0]);
+	end->length += got;
+	return got;
+}
+
+static void follow_events(int fd, const char *name, struct cbt_event *end)
+{
+	struct pollfd waiting = { .fd = cbt, .events = POLLIN };
+	struct sigaction action = { .sa_handler = stop };
+
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	/* poll has a limit: a signal may fall just before the call. */
+	while (!stopped)
+		if (!move_events(fd, name, SIZE_MAX, end))
+			poll(&waiting, 1, 200);
+}
+
 /*
  * Trackers that are attached while the stream is written get no descriptor:
- * attach all, then start.
+ * attach all, then start.  The stream ends with what the ring holds at one
+ * moment, so that its end record is exact while writes go on.
  */
 static void do_events(int argc, char **argv)
 {
 	bool follow = argc == 2 && !strcmp(argv[1], "--follow");
-	struct pollfd waiting = { .fd = cbt, .events = POLLIN };
 	struct cbt_event end = { .op = CBT_OP_END };
-	struct sigaction action = { .sa_handler = stop };
 	struct cbt_info info;
-	uint32_t crc = 0;
 	int fd;
 
 	if (argc != 1 + follow)
@@ -336,30 +367,13 @@ static void do_events(int argc, char **argv)
 	if (fd < 0)
 		die(argv[0]);
 	write_header(fd, argv[0]);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
-	for (;;) {
-		ssize_t got = read(cbt, events_buffer, sizeof(events_buffer));
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0 && errno != EAGAIN)
-			die(CBT_DEVICE);
-		if (got > 0) {
-			crc = crc32_step(crc, (unsigned char *)events_buffer, got);
-			write_all(fd, events_buffer, got, argv[0]);
-			end.length += got / sizeof(struct cbt_event);
-		} else if (follow && !stopped) {
-			/* A limit: a signal may fall just before the call. */
-			poll(&waiting, 1, 200);
-		} else {
-			break;
-		}
-	}
+	if (follow)
+		follow_events(fd, argv[0], &end);
 	call(CBT_IOC_INFO, &info, "info");
+	while (info.ring_used)
+		info.ring_used -= move_events(fd, argv[0], info.ring_used, &end);
 	end.seq = info.next_seq;
 	end.offset = info.dropped;
-	end.inode = crc;
 	write_all(fd, &end, sizeof(end), argv[0]);
 	if (fsync(fd) && errno != EINVAL)
 		die(argv[0]);

@@ -196,7 +196,7 @@ struct cbt_bits_pair {
  * @states: CBT_S_*, sticky, atomic
  * @grown_to: see struct cbt_status
  * @events: operations recorded
- * @bytes: their lengths
+ * @bytes: their lengths, remainders left out
  * @discards: of @events
  * @remainders: of @events
  */

@@ -88,12 +88,13 @@ void cbt_tracker_record(struct cbt_tracker *tracker, const struct cbt_event *who
 
 	event.tracker = tracker->id;
 	event.interval = tracker->interval;
+	atomic64_inc(&tracker->events);
 	if (again && epoch >= tracker->since) {
 		event.flags |= CBT_F_REMAINDER;
 		atomic64_inc(&tracker->remainders);
+	} else {
+		atomic64_add(event.length, &tracker->bytes);
 	}
-	atomic64_inc(&tracker->events);
-	atomic64_add(event.length, &tracker->bytes);
 	if (event.op == CBT_OP_DISCARD || event.op == CBT_OP_SECURE_ERASE)
 		atomic64_inc(&tracker->discards);
 	cbt_ring_push(&event);

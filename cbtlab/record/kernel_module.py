@@ -58,8 +58,9 @@ class Refused(CbtlabError):
 
     def __init__(self, piece: object, number: int) -> None:
         self.errno = number
-        fault = f"refused: {_MEANING.get(number, os.strerror(number))} ({errno.errorcode.get(number, number)})"
-        super().__init__(piece, fault, "dmesg has the reason")
+        meaning = _MEANING.get(number, os.strerror(number))
+        name = errno.errorcode.get(number, str(number))
+        super().__init__(piece, f"refused: {meaning} ({name})", "dmesg has the reason")
 
 
 class Module:
