@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 
-_SYLLABLES = (
-    "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo yu za bre cla dri fle "
-    "gro plu sta tre vla zwi"
-).split()
+_SYLLABLES = [
+    first + second
+    for first in ("b", "c", "d", "f", "g", "l", "m", "n", "r", "s", "t", "v")
+    for second in ("a", "e", "i", "o", "u")
+]
 
 
 def _vocabulary(size: int) -> list[str]:

@@ -118,7 +118,9 @@ def boot(
     if status is None:
         what = f": {reports[0]}" if reports else ""
         raise GuestError(
-            console, f"the guest ended without its closing line{what}", "its console is in that file"
+            console,
+            f"the guest ended without its closing line{what}",
+            "its console is in that file",
         )
     output = _unpack(images.pop("results"), work / "output")
     return GuestResult(

@@ -52,10 +52,12 @@ class Cpio:
         self._inode = 0
         self._folders: set[str] = set()
 
-    def add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
         """Add one entry and the folders above it; ``mode`` as in ``st_mode``."""
         name = name.strip("/")
-        parent = os.path.dirname(name)
+        parent = name.rpartition("/")[0]
         if parent:
             self._folder(parent)
         self._inode += 1
@@ -70,7 +72,7 @@ class Cpio:
             data = content.encode() if isinstance(content, str) else content
             self.add(name, stat.S_IFREG | 0o755, data)
         elif content.is_symlink():
-            self.add(name, stat.S_IFLNK | 0o777, os.fsencode(os.readlink(content)))
+            self.add(name, stat.S_IFLNK | 0o777, bytes(content.readlink()))
         elif content.is_dir():
             self._folder(name.strip("/"))
             for entry in sorted(content.iterdir()):

@@ -105,8 +105,8 @@ def _relocate(root: Path, headers: Path) -> None:
     makefile.write_text(text.replace("/usr/src/", f"{here}../"))
     for link in root.glob("usr/src/*/*"):
         # scripts and tools lead to the absolute place where kbuild would be installed.
-        if link.is_symlink() and os.readlink(link).startswith("/usr/"):
-            target = root / os.readlink(link).lstrip("/")
+        if link.is_symlink() and link.readlink().is_relative_to("/usr"):
+            target = root / link.readlink().relative_to("/")
             link.unlink()
             link.symlink_to(os.path.relpath(target, link.parent))
 

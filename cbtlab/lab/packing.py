@@ -83,9 +83,7 @@ def events_of(stream: Stream, backups: int) -> tuple[pd.DataFrame, npt.NDArray[n
     return kept.reset_index(drop=True), out
 
 
-def renumbered(
-    seq: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.uint64]:
+def renumbered(seq: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Return ``seq`` less the count of the smaller ones among ``out`` (sorted)."""
     return seq - np.searchsorted(out, seq).astype(np.uint64)
 
@@ -132,7 +130,7 @@ def _add(
 
 
 def cut(source: Path, offset: int, size: int, to: Path) -> None:
-    """Copy ``size`` bytes from ``offset`` of ``source`` to the new file ``to``; holes stay holes."""
+    """Copy ``size`` bytes from ``offset`` of ``source`` to the new file ``to``, without holes."""
     end = offset + size
     reader = os.open(source, os.O_RDONLY)
     writer = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

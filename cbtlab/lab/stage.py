@@ -79,7 +79,7 @@ def run(scenario: Scenario, steps: int | None = None) -> None:
         granularity=scenario.granularity,
         place=SNAPSHOT,
     )
-    backups = []
+    backups: list[Backup] = []
     with EventWriter(module, OUT / "events.native"), _images() as images:
         writer = Writer(ROOT / "mail" / "spool", OUT / "writer.log", scenario.writer_pause)
         for step in scenario.steps[:steps]:

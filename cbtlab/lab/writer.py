@@ -13,7 +13,7 @@ from cbtlab.lab.content import text
 
 _RECORD = struct.Struct("<QQ")
 _PAGE = 4096
-_PAGES = 96  # the file is a ring of so many pages
+_PAGES = 48  # the file is a ring of so many pages
 
 
 @dataclass(frozen=True)

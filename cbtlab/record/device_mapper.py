@@ -194,7 +194,9 @@ class Snapshots:
         if len(targets) != 1 or targets[0].kind != "snapshot-origin":
             kinds = " ".join(target.kind for target in targets)
             raise InputError(
-                volume, f"its table is {kinds or 'empty'}", "give a volume that is a snapshot-origin"
+                volume,
+                f"its table is {kinds or 'empty'}",
+                "give a volume that is a snapshot-origin",
             )
         self._sectors = targets[0].length
         self._origin = targets[0].words.split()[0]
@@ -216,7 +218,9 @@ class Snapshots:
     def create(self, name: str) -> Info:
         """Make the snapshot; the volume must be suspended, and the store prepared."""
         if not self.mapper.info(self.volume).suspended:
-            raise RuntimeError("the volume is not suspended: its snapshot would not be of one instant")
+            raise RuntimeError(
+                "the volume is not suspended: its snapshot would not be of one instant"
+            )
         words = f"{self._origin} {self.store} P {self.chunk // SECTOR}"
         return self.mapper.create(name, [Target(0, self._sectors, "snapshot", words)])
 

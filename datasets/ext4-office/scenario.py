@@ -13,7 +13,7 @@ from cbtlab.lab.stage import Scenario, Step
 from cbtlab.lab.workload import append, fill_up, preallocate, rewrite, settle, write
 
 KIB, MIB = 1 << 10, 1 << 20
-LEDGER_PAGES, PAGEFILE_PAGES = 640, 1024
+LEDGER_PAGES, PAGEFILE_PAGES = 512, 640
 
 BASIC = ("/pagefile.sys", "/cache/", "*.tmp")
 WITH_SCRATCH = ("/pagefile.sys", "/cache/", "*.tmp", "/scratch/")
@@ -24,16 +24,16 @@ def begin(root: Path) -> None:
     """What is there when the first, full backup is made."""
     for folder, count in (("reports", 14), ("letters", 18), ("minutes", 12)):
         for number in range(count):
-            size = random.Random(f"{folder}{number}").randint(1, 60 * KIB)
+            size = random.Random(f"{folder}{number}").randint(1, 44 * KIB)
             write(root / "documents" / folder / f"{number:03d}.txt", f"{folder} {number}", size)
     write(root / "database" / "ledger.db", "ledger", LEDGER_PAGES * 4096)
     write(root / "pagefile.sys", "pagefile", PAGEFILE_PAGES * 4096)
     for number in range(24):
-        size = random.Random(f"thumb{number}").randint(8 * KIB, 60 * KIB)
+        size = random.Random(f"thumb{number}").randint(6 * KIB, 44 * KIB)
         write(root / "cache" / "thumbs" / f"{number:03d}.bin", f"thumb {number}", size)
     write(root / "cache" / "web" / "page.html", "web page", 90 * KIB)
     write(root / "cache" / "web" / "logo.svg", "logo", 33 * KIB + 17)
-    write(root / "cache" / "web" / "download.part", "download", 2 * MIB)
+    write(root / "cache" / "web" / "download.part", "download", 3 * MIB // 2)
     for number in range(4):
         write(root / "scratch" / f"{number}.dat", f"scratch {number}", 70 * KIB)
     write(root / "documents" / "draft.tmp", "draft", 40 * KIB)
@@ -51,12 +51,12 @@ def everyday(root: Path, k: int) -> None:
     chance = random.Random(f"interval {k}")
     append(root / "logs" / "access.log", f"access {k}", 50 * KIB)
     append(root / "logs" / "mail.log", f"mail log {k}", 20 * KIB)
-    rewrite(root / "database" / "ledger.db", f"ledger {k}", chance.sample(range(LEDGER_PAGES), 60))
-    rewrite(root / "pagefile.sys", f"pagefile {k}", chance.sample(range(PAGEFILE_PAGES), 40))
+    rewrite(root / "database" / "ledger.db", f"ledger {k}", chance.sample(range(LEDGER_PAGES), 40))
+    rewrite(root / "pagefile.sys", f"pagefile {k}", chance.sample(range(PAGEFILE_PAGES), 30))
     for number in chance.sample(range(24), 4):
         thumb = root / "cache" / "thumbs" / f"{number:03d}.bin"
         thumb.unlink(missing_ok=True)
-        write(thumb, f"thumb {number} of {k}", chance.randint(8 * KIB, 60 * KIB))
+        write(thumb, f"thumb {number} of {k}", chance.randint(6 * KIB, 44 * KIB))
 
 
 def first(root: Path) -> None:
@@ -99,7 +99,7 @@ def fourth(root: Path) -> None:
     (root / "cache" / "web" / "download.part").unlink()
     settle(root)
     # The only free blocks are those of the download.
-    write(root / "documents" / "scan.pdf", "scan", 3 * MIB // 2)
+    write(root / "documents" / "scan.pdf", "scan", MIB)
     settle(root)
     filler.unlink()
 
