@@ -16,9 +16,7 @@ from cbtlab.files.ext_alloc import Structures, allocated, structures
 from cbtlab.files.ext_extents import Mapper
 from cbtlab.files.ext_inodes import TYPES, Inodes, read_inodes, sizes, table, used_inodes
 from cbtlab.files.extents import (
-    DATA,
     INLINE,
-    KINDS,
     META,
     NOWHERE,
     UNWRITTEN,
@@ -30,7 +28,7 @@ from cbtlab.files.extents import (
 from cbtlab.files.ranges import Ranges
 from cbtlab.files.volume import Volume
 from cbtlab.files.volume_map import Regions, VolumeMap
-from cbtlab.files.xattr import inline_tails, read_xattrs
+from cbtlab.files.xattr import holders, inline_tails, read_xattrs
 
 _COMPAT_JOURNAL = 0x0004
 
@@ -52,6 +50,7 @@ def map_ext(volume: Volume) -> VolumeMap:
     found = mapper.extents()
     special = _special(ext)
     bits = _in_use(ext, bits, found, inodes, mapper.damaged, special)
+    has_holders = ext.incompat & on_disk.INCOMPAT_EA_INODE
     notes = ext.notes + [f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20]]
     result = VolumeMap(
         volume=volume,
@@ -66,6 +65,7 @@ def map_ext(volume: Volume) -> VolumeMap:
         special=special,
         root=on_disk.ROOT_INODE,
         xattrs=lambda number: read_xattrs(ext, number, result.read_file),
+        holders=lambda number: holders(ext, number) if has_holders else [],
         notes=notes,
         damaged=mapper.damaged,
     )
@@ -102,9 +102,9 @@ def _inline(ext: Ext, part: Inodes, small: npt.NDArray[np.bool_]) -> Extents:
 def _frame(columns: list[dict[str, npt.NDArray[Any]]]) -> pd.DataFrame:
     names = list(columns[0])
     data = {name: np.concatenate([part[name] for part in columns]) for name in names}
-    frame: pd.DataFrame = pd.DataFrame(data)
-    frame["type"] = category(data["type"], TYPES)
-    frame = frame.set_index("inode")
+    data["type"] = category(data["type"], TYPES)  # type: ignore[assignment]
+    index = pd.Index(data.pop("inode"), name="inode")
+    frame: pd.DataFrame = pd.DataFrame(data, index=index)
     return frame
 
 
@@ -202,6 +202,3 @@ def _regions(ext: Ext, own: Structures) -> Regions:
     offset, size = ext.volume.offset, ext.block_size
     begin: Array = start[order] * size + offset
     return Regions(begin, begin + count[order] * size, name[order])
-
-
-__all__ = ["DATA", "KINDS", "map_ext"]

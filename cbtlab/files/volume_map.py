@@ -16,7 +16,6 @@ from cbtlab.errors import InputError
 from cbtlab.files.extents import (
     DATA,
     HOLE,
-    INLINE,
     KINDS,
     META,
     NOWHERE,
@@ -25,7 +24,6 @@ from cbtlab.files.extents import (
     category,
 )
 from cbtlab.files.names import text
-from cbtlab.files.ranges import Ranges
 from cbtlab.files.volume import Volume
 
 TYPES = ("file", "directory", "symlink", "other")
@@ -69,6 +67,7 @@ class VolumeMap:
         special: dict[int, str],
         root: int,
         xattrs: Callable[[int], dict[str, bytes]],
+        holders: Callable[[int], list[int]],
         notes: list[str],
         damaged: dict[int, str],
     ) -> None:
@@ -77,7 +76,7 @@ class VolumeMap:
         self.block_size, self.size, self.offset = block_size, size, volume.offset
         self.in_use, self.inodes = in_use, inodes
         self._extents, self._regions, self._special, self._root = extents, regions, special, root
-        self._xattrs = xattrs
+        self._xattrs, self._holders = xattrs, holders
         self.notes, self.damaged = notes, damaged
         self.names = self._table([], np.empty(0, np.int64))
 
@@ -175,18 +174,22 @@ class VolumeMap:
         place = np.asarray(offsets).astype(np.int64)
         result = np.full(place.shape, OUTSIDE, object)
         inside = (place >= self.offset) & (place < self.offset + self.size)
-        block = place[inside] // self.in_use.granularity
-        allocated = np.array([self.in_use.bits[int(b)] for b in np.unique(block)], np.bool_)
-        _, which = np.unique(block, return_inverse=True)
-        found = np.where(allocated[which], UNKNOWN, FREE).astype(object)
-        inode = self._holder(place[inside])
-        for number in np.unique(inode[inode != NOWHERE]).tolist():
-            found[inode == number] = self.label(number)
+        inode, which = np.unique(self._holder(place[inside]), return_inverse=True)
+        labels = ["" if n == NOWHERE else self.label(n) for n in inode.tolist()]
+        found = np.array([*labels, ""], object)[which]
+        nobody = np.where(self._marked(place[inside]), UNKNOWN, FREE).astype(object)
+        found = np.where(found == "", nobody, found)
         at = np.searchsorted(self._regions.start, place[inside], side="right") - 1
         own = (at >= 0) & (self._regions.end[at] > place[inside]) if len(self._regions.end) else 0
         found = np.where(own, self._regions.name[at] if len(self._regions.end) else "", found)
         result[inside] = found
         return result
+
+    def _marked(self, place: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each place is in use."""
+        block = place // self.in_use.granularity
+        bits = np.frombuffer(memoryview(self.in_use.bits), np.uint8)
+        return np.asarray(bits[block >> 3] >> (block & 7) & 1, np.bool_)
 
     def _holder(self, place: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The inode that maps each place, or `NOWHERE`."""
@@ -218,6 +221,10 @@ class VolumeMap:
         """Extended attributes by full name, values as ``getxattr`` returns them."""
         self._size_of(inode)
         return self._xattrs(inode)
+
+    def value_holders(self, inode: int) -> list[int]:
+        """The inodes that hold values of this inode's extended attributes."""
+        return self._holders(inode)
 
     def file_chunks(self, inode: int) -> Iterator[tuple[int, int, bytes | None]]:
         """The content up to the file's size, in order, as ``(offset, length, bytes)``.
@@ -266,6 +273,3 @@ def _rows(extents: Extents) -> Iterator[tuple[int, ...]]:
         extents.length,
     )
     return zip(*(column.tolist() for column in columns), strict=True)
-
-
-__all__ = ["INLINE", "TYPES", "Ranges", "Regions", "VolumeMap"]
