@@ -142,7 +142,7 @@ def _valid(m: Material, inodes: Ints) -> pd.DataFrame:
     logical = rows["logical"].to_numpy(np.int64)
     valid = np.minimum(rows["length"].to_numpy(np.int64), np.maximum(size - logical, 0))
     names = m.before.names.drop_duplicates("inode").set_index("inode")["path"]
-    made = pd.DataFrame(
+    made: pd.DataFrame = pd.DataFrame(
         {
             "inode": rows["inode"].to_numpy(np.int64),
             "path": names.reindex(rows["inode"].to_numpy()).to_numpy(object),
@@ -152,7 +152,7 @@ def _valid(m: Material, inodes: Ints) -> pd.DataFrame:
             "valid": valid,
         }
     )
-    return made.loc[made["valid"] > 0]
+    return pd.DataFrame(made[made["valid"] > 0])
 
 
 def _pieces(m: Material, spots: pd.DataFrame) -> Iterator[tuple[str, bytes]]:

@@ -75,7 +75,8 @@ def read_ranges(
 ) -> Iterator[tuple[int, int, Bytes | None]]:
     """Yield offset, length and bytes of ranges, rising, joined where they touch.
 
-    At most ``most`` bytes come at a time.  None stands for zeros that were not read.  The ranges must not overlap.
+    At most ``most`` bytes come at a time; None stands for zeros that were not
+    read.  The ranges must not overlap.
     """
     order = np.argsort(start, kind="stable")
     begin, end = start[order], (start + length)[order]
@@ -86,8 +87,8 @@ def read_ranges(
     highs = np.maximum.reduceat(end, np.flatnonzero(gap))
     for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
         for offset in range(low, high, most):
-            length = min(most, high - offset)
-            yield offset, length, image.load(offset, length)
+            count = min(most, high - offset)
+            yield offset, count, image.load(offset, count)
 
 
 def inside(points: Ints, start: Ints, length: Ints) -> Bools:
