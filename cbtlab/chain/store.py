@@ -142,7 +142,8 @@ class Chain:
             if name in names:
                 raise InputError(self.path / name, told, remedy)
         for link in reversed(needed):
-            if self._known.get(link.file) == self._stamp(link.file, link.sha256):
+            stamp = self._stamp(link)
+            if stamp is not None and self._known.get(link.file) == stamp:
                 continue
             for fault in link_faults(self.path, self.manifest, link):
                 raise InputError(self.path / fault.piece, fault.fault, remedy)
@@ -166,15 +167,15 @@ class Chain:
         """Return the names of files left over by an append that was broken off."""
         return [path.name for path in strays(self.path, self.manifest)]
 
-    def _stamp(self, name: str, sha256: str) -> tuple[int, int, int, str] | None:
+    def _stamp(self, link: Link) -> tuple[int, int, int, str] | None:
         try:
-            about = (self.path / name).lstat()
+            about = (self.path / link.file).lstat()
         except OSError:
             return None
-        return about.st_ino, about.st_size, about.st_ctime_ns, sha256
+        return about.st_ino, about.st_size, about.st_ctime_ns, link.sha256
 
     def _remember(self, link: Link) -> None:
-        stamp = self._stamp(link.file, link.sha256)
+        stamp = self._stamp(link)
         if stamp is not None:
             self._known[link.file] = stamp
 
