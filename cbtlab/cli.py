@@ -130,10 +130,10 @@ def case_add(
 ) -> None:
     """Add the next backup to the case in DIR."""
     from cbtlab.case import Case
-    from cbtlab.exclude import read_patterns
+    from cbtlab.exclude import read_rules
 
     opened = Case.open(folder)
-    patterns = read_patterns(exclude_from, exclude)
+    patterns = read_rules(exclude_from, exclude)
     writes = {"physical": physical, "snapshot": snapshot_writes}
     bitmaps = {"physical": physical_bitmap, "snapshot": snapshot_bitmap}
     added = opened.add(
@@ -231,11 +231,11 @@ def replay(
 @as_json
 def files(image: Path, patterns: tuple[str, ...], offset: int | None, as_json: bool) -> None:
     """List the files of a file system in IMAGE, with their extents."""
-    from cbtlab.files import listing, listing_text
+    from cbtlab.files.listing import listing, listing_text
     from cbtlab.images import open_image
 
     with open_image(image) as opened:
-        document = listing(opened, offset, list(patterns))
+        document = listing(opened, offset or 0, patterns)
     answer(document, as_json, lambda: listing_text(document))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from cbtlab.errors import InputError
 from cbtlab.files.extents import DATA, HOLE, KINDS, META, UNWRITTEN, Extents, category
 from cbtlab.files.volume_map import VolumeMap
 
-__all__ = ["Exclusion", "Rules", "excluded", "match"]
+__all__ = ["Exclusion", "Rules", "excluded", "match", "read_rules"]
 
 #: How pathspec ends the expression of a pattern, so that it also matches what lies below; and
 #: the end that matches the path itself.  A folder's path ends with a slash here.
@@ -86,6 +87,20 @@ def _of_the_path_itself(expression: str) -> str:
         if expression.endswith(end):
             return expression[: -len(end)] + own
     return expression
+
+
+def read_rules(file: Path | None, more: Sequence[str] = ()) -> list[str]:
+    """Return the patterns of a file and then ``more``; each must be one that can be read."""
+    patterns: list[str] = []
+    if file is not None:
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(file, f"cannot be read: {error}", "one pattern a line") from error
+        patterns += [line for line in lines if line.strip() and not line.startswith("#")]
+    patterns += more
+    Rules(patterns)
+    return patterns
 
 
 def match(patterns: Sequence[str], names: pd.DataFrame | Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -59,3 +59,16 @@ def _extents(found: Extents) -> list[dict[str, Any]]:
         }
         for kind, logical, physical, length in rows
     ]
+
+
+def listing_text(document: dict[str, Any]) -> str:
+    """Return a listing in words: one line a file, one more for each extent."""
+    lines = []
+    for file in document["files"]:
+        lines.append(f"{file['path']}  inode {file['inode']}, {file['size']} bytes")
+        for extent in file["extents"]:
+            place = "" if extent["physical"] is None else f" at {extent['physical']}"
+            lines.append(
+                f"    {extent['kind']:9} {extent['logical']:>12} +{extent['length']}{place}"
+            )
+    return "\n".join(lines) or "no file"
