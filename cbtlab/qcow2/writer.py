@@ -37,10 +37,14 @@ from cbtlab.qcow2.layout import (
 )
 
 BATCH = 4 << 20
+PARTS = 512  # of a gathered write; Linux takes 1024
 WINDOW = 1 << 18  # clusters looked at together
 
 Read = Callable[[int, int], Any]
-"""``read(offset, length)`` gives bytes-like of that length, or None for zeros."""
+"""``read(offset, length)`` gives bytes-like of that length, or None for zeros.
+
+What it gave must not change afterwards: it may be written later.
+"""
 
 Bytes = NDArray[np.uint8]
 
@@ -127,9 +131,11 @@ class _Job:
         self.per = cluster // 8
         self.shift = 62 - (bits - 8)  # of a compressed cluster's length in its entry
         self.fd = -1
-        self.end = self.tail = self.data_start = 0
+        self.end = self.tail = 0
         self.pending = bytearray()  # compressed bytes that belong at pending_at
         self.pending_at = 0
+        self.parts: list[memoryview] = []  # plain clusters that belong at parts_at
+        self.queued = self.parts_at = 0
         self.spans: array[int] = array("q")  # first and last host cluster, by compressed cluster
 
     def run(self, fd: int, header: Header) -> None:
@@ -137,7 +143,7 @@ class _Job:
         tables = self._tables()
         l2_start = self.cluster * (1 + ceil_div(8 * header.l1_entries, self.cluster))
         count = int(np.count_nonzero(tables))
-        self.end = self.tail = self.data_start = l2_start + count * self.cluster
+        self.end = self.tail = self.parts_at = l2_start + count * self.cluster
         l1 = np.zeros(header.l1_entries, np.uint64)
         places = l2_start + np.arange(count, dtype=np.int64) * self.cluster
         l1[tables] = places.astype(np.uint64) | np.uint64(COPIED)
@@ -175,34 +181,65 @@ class _Job:
             entries = np.zeros(ceil_div(len(flags), self.per) * self.per, np.uint64)
             if self.zero is not None:
                 entries[: len(flags)][_flags(self.zero, first, self._window)] = ZERO
-            for begin, end in _batches(np.flatnonzero(flags), max(1, BATCH // self.cluster)):
-                entries[begin:end] = self._store(first + begin, end - begin)
+            indices = np.flatnonzero(flags)
+            if not (self.compress or self.detect):  # where everything lands is known
+                hosts = self.end + np.arange(len(indices), dtype=np.int64) * self.cluster
+                entries[indices] = hosts.astype(np.uint64) | np.uint64(COPIED)
+            for begin, end in _batches(indices, max(1, BATCH // self.cluster)):
+                if self.compress or self.detect:
+                    entries[begin:end] = self._pick(first + begin, end - begin)
+                else:
+                    self._queue(first + begin, end - begin)
                 bar.update((end - begin) * self.cluster)
+            self._flush_plain()
             yield first, entries
 
-    def _store(self, first: int, count: int) -> NDArray[np.uint64]:
-        """Write ``count`` clusters of the disk and return their L2 entries."""
+    def _queue(self, first: int, count: int) -> None:
+        """Append ``count`` clusters of the disk to the file, several runs in one call."""
+        length = min(count * self.cluster, self.size - first * self.cluster)
+        data = self.read(first * self.cluster, length)
+        if data is None:
+            self._flush_plain()
+        else:
+            self.parts.append(self._clusters(data, length, count).reshape(-1).data)
+            self.queued += count * self.cluster
+        self.end += count * self.cluster
+        if data is None:
+            self.parts_at = self.end
+        elif self.queued >= BATCH or len(self.parts) >= PARTS:
+            self._flush_plain()
+
+    def _flush_plain(self) -> None:
+        if self.queued:
+            done = os.pwritev(self.fd, self.parts, self.parts_at)
+            if done < self.queued:
+                _write_at(self.fd, b"".join(self.parts)[done:], self.parts_at + done)
+        self.parts, self.queued, self.parts_at = [], 0, self.end
+
+    def _pick(self, first: int, count: int) -> NDArray[np.uint64]:
+        """Write those of ``count`` clusters of the disk that are not zero; return L2 entries.
+
+        Only without ``detect`` zero clusters are compressed like any others.
+        """
         offset = first * self.cluster
         length = min(count * self.cluster, self.size - offset)
         data = self.read(offset, length)
-        empty = np.uint64(ZERO if self.backed else 0)
+        entries = np.full(count, ZERO if self.backed else 0, np.uint64)
         if data is None and self.detect:
-            return np.full(count, empty, np.uint64)
-        clusters = self._clusters(data, length, count)
-        entries = np.full(count, empty, np.uint64)
-        keep = clusters.any(axis=1) if self.detect else np.ones(count, np.bool_)
-        if self.compress:
-            for number in np.flatnonzero(keep).tolist():
-                entries[number] = self._compress(clusters[number])
             return entries
-        kept = clusters[keep]
-        if data is not None and len(kept):
-            _write_at(self.fd, kept.reshape(-1).data, self.end)
-        hosts = self.end + np.arange(len(kept), dtype=np.int64) * self.cluster
-        entries[keep] = hosts.astype(np.uint64) | np.uint64(COPIED)
-        self.end += kept.size
-        self.tail = self.end
+        clusters = self._clusters(data, length, count)
+        keep = clusters.any(axis=1) if self.detect else np.ones(count, np.bool_)
+        for number in np.flatnonzero(keep).tolist():
+            cluster = clusters[number]
+            entries[number] = self._compress(cluster) if self.compress else self._plain(cluster)
         return entries
+
+    def _plain(self, data: NDArray[np.uint8]) -> int:
+        """Write one cluster; return its L2 entry."""
+        start = self.end
+        _write_at(self.fd, data.data, start)
+        self.end += self.cluster
+        return start | COPIED
 
     def _clusters(self, data: Any, length: int, count: int) -> NDArray[np.uint8]:
         """Return what was read as whole clusters, filled up with zero at the disk's end."""
@@ -221,10 +258,7 @@ class _Job:
         packer = zlib.compressobj(self.level, zlib.DEFLATED, -12, 9)
         packed = packer.compress(data.data) + packer.flush()
         if len(packed) >= self.cluster:
-            start = self.end
-            self.end += self.cluster
-            _write_at(self.fd, data.data, start)
-            return start | COPIED
+            return self._plain(data)
         # Compressed clusters follow each other byte by byte, over the border
         # of a host cluster only into one that is theirs too.
         rest = -self.tail % self.cluster
