@@ -1,8 +1,8 @@
 """Content for scenarios: text from a seed, different in every sector; stdlib only.
 
-Text compresses well, so that recorded cases stay small, and every line has
-words that stand nowhere else, so that a search for leaked content means
-something.
+Text compresses well, so that recorded cases stay small, and every line begins
+with a tag and a number that stand nowhere else, so that a search for leaked
+content means something.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ _SYLLABLES = [
 ]
 
 
-def _vocabulary(size: int) -> list[str]:
+def _phrases(count: int) -> list[str]:
     source = random.Random(1)
-    return ["".join(source.choices(_SYLLABLES, k=source.randint(1, 4))) for _ in range(size)]
+    words = ["".join(source.choices(_SYLLABLES, k=source.randint(1, 4))) for _ in range(500)]
+    return [" ".join(source.choices(words, k=7)) for _ in range(count)]
 
 
-_WORDS = _vocabulary(700)
+_PHRASES = _phrases(64)
 
 
 def text(seed: str, size: int) -> bytes:
@@ -30,8 +31,8 @@ def text(seed: str, size: int) -> bytes:
     tag = f"{source.getrandbits(40):010x}"
     lines, total, number = [], 0, 0
     while total < size:
-        # One line a third of a sector: every sector holds a tag and a number.
-        line = f"{tag} {number} {' '.join(source.choices(_WORDS, k=22))}\n"
+        # Lines are a third of a sector: every sector holds a tag and a number.
+        line = f"{tag} {number} {', '.join(source.choices(_PHRASES, k=3))}\n"
         lines.append(line)
         total += len(line)
         number += 1

@@ -59,6 +59,7 @@ class Scenario:
     steps: tuple[Step, ...]
     mkfs: tuple[str, ...] = ()
     writer_pause: float = 0.05
+    writer_pages: int = 48
 
 
 def phase(words: str) -> None:
@@ -81,7 +82,12 @@ def run(scenario: Scenario, steps: int | None = None) -> None:
     )
     backups: list[Backup] = []
     with EventWriter(module, OUT / "events.native"), _images() as images:
-        writer = Writer(ROOT / "mail" / "spool", OUT / "writer.log", scenario.writer_pause)
+        writer = Writer(
+            ROOT / "mail" / "spool",
+            OUT / "writer.log",
+            scenario.writer_pause,
+            scenario.writer_pages,
+        )
         for step in scenario.steps[:steps]:
             k = len(backups)
             phase(f"interval {k}: writing")

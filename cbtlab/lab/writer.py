@@ -13,7 +13,6 @@ from cbtlab.lab.content import text
 
 _RECORD = struct.Struct("<QQ")
 _PAGE = 4096
-_PAGES = 48  # the file is a ring of so many pages
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,16 @@ class Stalls:
 
 
 class Writer:
-    """Writes one page and an fsync, again and again, in a process of its own."""
+    """Writes one page and an fsync, again and again, in a process of its own.
 
-    def __init__(self, path: Path, log: Path, pause: float) -> None:
+    The file is a ring of ``pages``; ``pause`` is the time between two writes in seconds.
+    """
+
+    def __init__(self, path: Path, log: Path, pause: float, pages: int) -> None:
         self._log = log
         self._end = multiprocessing.Event()
         self._process = multiprocessing.Process(
-            target=_write, args=(path, log, pause, self._end), daemon=True
+            target=_write, args=(path, log, pause, pages, self._end), daemon=True
         )
 
     def start(self) -> None:
@@ -63,7 +65,9 @@ class Writer:
         return Stalls(len(inside), longest, covered)
 
 
-def _write(path: Path, log: Path, pause: float, end: multiprocessing.synchronize.Event) -> None:
+def _write(
+    path: Path, log: Path, pause: float, pages: int, end: multiprocessing.synchronize.Event
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     number = 0
@@ -71,7 +75,7 @@ def _write(path: Path, log: Path, pause: float, end: multiprocessing.synchronize
         while not end.is_set():
             page = text(f"mail {number}", _PAGE)
             start = time.monotonic_ns()
-            os.pwrite(fd, page, number % _PAGES * _PAGE)
+            os.pwrite(fd, page, number % pages * _PAGE)
             os.fsync(fd)
             out.write(_RECORD.pack(start, time.monotonic_ns()))
             number += 1

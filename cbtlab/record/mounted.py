@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+# Looking for excluded files must not change the kept ones' access times.
+_FLAGS = 2 | 4 | 8 | 1024 | 2048  # nosuid, nodev, noexec, noatime, nodiratime
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,7 +33,7 @@ class Deleted:
 def mount(device: str, place: str | Path, kind: str, options: str = "") -> None:
     """Mount ``device`` with a file system of ``kind`` at ``place``; OSError."""
     done = _libc.mount(
-        device.encode(), os.fsencode(place), kind.encode(), _NOSUID | _NODEV | _NOEXEC,
+        device.encode(), os.fsencode(place), kind.encode(), _FLAGS,
         options.encode(),
     )  # fmt: skip
     _check(done, f"{device} at {place}")
@@ -55,6 +56,18 @@ def mounted(device: str, place: str | Path, kind: str, options: str = "") -> Ite
         yield Path(place)
     finally:
         unmount(place)
+
+
+def settle(root: str | Path) -> None:
+    """Write back what is dirty on the file system at ``root``, so that its writes are told apart.
+
+    It does not end its writing: only ``unmount`` does.  OSError.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check(_libc.syncfs(fd), str(root))
+    finally:
+        os.close(fd)
 
 
 def delete(root: Path, excluded: Callable[[str], bool]) -> list[Deleted]:

@@ -21,7 +21,7 @@ from typing import Any
 from cbtlab.record.device_mapper import Snapshots
 from cbtlab.record.freeze import Watchdog, lock_memory
 from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Role, State, Tracker
-from cbtlab.record.mounted import delete, mounted
+from cbtlab.record.mounted import delete, mounted, settle
 
 CHUNK = 4 << 20  # bytes read at once; a multiple of every block size
 FREEZE_SECONDS = 30.0
@@ -158,10 +158,13 @@ class Recorder:
         done.log["suspended"] = switched.suspended
 
     def _delete(self, done: Backup, node: str, excluded: Callable[[str], bool]) -> None:
+        """Delete on the snapshot; the marks tell the delete's own writes from the mount's."""
         self._mark(done, "mount")
         with mounted(node, self.place, self.file_system) as root:
+            settle(root)
             self._mark(done, "delete")
             done.log["deleted"] = [asdict(gone) for gone in delete(root, excluded)]
+            settle(root)
             self._mark(done, "unmount")
         self._mark(done, "unmounted")
 

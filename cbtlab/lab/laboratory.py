@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pathspec
 
-from cbtlab.case import Case
+from cbtlab.case import FOLDERS, MANIFEST, Case
 from cbtlab.errors import InputError
 from cbtlab.lab import guest, kernels
 from cbtlab.lab.packing import pack
@@ -46,7 +47,7 @@ def folder() -> Path:
     return place
 
 
-def scenarios() -> list[Described]:
+def described() -> list[Described]:
     """Return the scenarios that ``run`` knows, by name."""
     found = []
     for path in sorted(folder().glob("*/scenario.py")):
@@ -86,11 +87,10 @@ def run(
     ends a guest that hangs.  Phases go to standard error.  InputError for an
     unknown name, GuestError for a guest that failed.
     """
-    known = {described.name: described for described in scenarios()}
+    known = {one.name: one for one in described()}
     if name not in known:
         raise InputError("lab run", f"unknown scenario {name}", f"use {', '.join(known)}")
-    if to.exists() and not force:
-        raise InputError(to, "exists", "choose another name, or replace it with --force")
+    _check_place(to, force)
 
     def on_phase(words: str) -> None:
         if say:
@@ -113,14 +113,45 @@ def run(
         on_phase=on_phase,
     ).check()
     on_phase("packing the case")
-    images = result.disks["images"]
     facts = {
         "by": f"cbtlab lab run {name} --kernel {kernel}",
         "module": kernels.module(kernels.kernel(kernel)).digest,
         "accelerator": result.accelerator,
     }
-    case = pack(result.output, images, to, facts=facts, force=force)
+    draft = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.absolute().parent))
+    try:
+        pack(result.output, result.disks["images"], draft, facts=facts)
+        _place(draft, to)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     for disk in result.disks.values():
         disk.unlink()
     on_phase(f"the guest's console is kept in {result.console}")
-    return case
+    return Case.open(to)
+
+
+def _check_place(to: Path, force: bool) -> None:
+    """Refuse a place that is taken; with ``force``, one that is no case and no data set."""
+    if not to.absolute().parent.is_dir():
+        raise InputError(to, "its folder does not exist", "make that first")
+    if not to.exists():
+        return
+    if not force:
+        raise InputError(to, "exists", "choose another name, or replace it with --force")
+    ours = (MANIFEST, "scenario.py")
+    if not to.is_dir() or (any(to.iterdir()) and not any((to / name).exists() for name in ours)):
+        raise InputError(to, "exists and is no case", "choose another name")
+
+
+def _place(draft: Path, to: Path) -> None:
+    """Move a case to its place, whole; a data set keeps what is beside the case's pieces."""
+    if not to.exists():
+        draft.chmod(0o755)
+        draft.rename(to)
+        return
+    (to / MANIFEST).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(to / name, ignore_errors=True)
+        if (draft / name).exists():
+            (draft / name).rename(to / name)
+    (draft / MANIFEST).rename(to / MANIFEST)
