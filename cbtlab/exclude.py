@@ -12,6 +12,7 @@ snapshot after the delete still has in use.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ _ENDS = (
     ("/", "/."),
 )
 
+_MANY_STARS = re.compile(r"(?:(?<=/)|(?<=^!)|^)\*{3,}(?=/|\s*$)")
+
 
 class Rules:
     """Compiled patterns.  Raises InputError for one that cannot be read."""
@@ -46,16 +49,21 @@ class Rules:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._rules: list[tuple[re.Pattern[str], bool]] = []
         self._folders: dict[str, bool] = {"": False}
-        for line in patterns:
-            try:
-                parsed = GitIgnoreSpec.from_lines([_plain(line)]).patterns
-            except (ValueError, re.error) as error:
-                raise InputError(f"pattern {line!r}", "is not a gitignore pattern") from error
-            for pattern in parsed:
-                if pattern.include is not None and pattern.regex is not None:
-                    own = re.compile(_of_the_path_itself(pattern.regex.pattern), re.DOTALL)
-                    self._rules.append((own, pattern.include))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # re's, about "[" within brackets
+            for line in patterns:
+                self._add(line)
         self._rules.reverse()
+
+    def _add(self, line: str) -> None:
+        try:
+            parsed = GitIgnoreSpec.from_lines([_plain(line)]).patterns
+        except (ValueError, re.error) as error:
+            raise InputError(f"pattern {line!r}", "is not a gitignore pattern") from error
+        for pattern in parsed:
+            if pattern.include is not None and pattern.regex is not None:
+                own = re.compile(_of_the_path_itself(pattern.regex.pattern), re.DOTALL)
+                self._rules.append((own, pattern.include))
 
     def names(self, path: str) -> bool:
         """Whether the rules name this path (without a slash before it; behind it: a folder)."""
@@ -77,7 +85,11 @@ class Rules:
 
 
 def _plain(line: str) -> str:
-    """``x/**/`` is every folder below ``x``; pathspec takes it for ``x/``."""
+    """The same rule in words that pathspec takes as git does.
+
+    ``***`` is ``**``; ``x/**/`` is every folder below ``x``, and not ``x/``.
+    """
+    line = _MANY_STARS.sub("**", line)
     bare = line.rstrip()
     return bare + "*/" if bare.endswith("/**/") else line
 
