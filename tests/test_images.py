@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +205,39 @@ def test_e01_without_its_library_says_what_to_install(
     path.write_bytes(b"EVF\x09\x0d\x0a\xff\x00".ljust(4096, b"\0"))
     with pytest.raises(InputError, match="pip install libewf-python"):
         open_image(path)
+
+
+def test_e01_is_read_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for libewf: what is asked of it, and what its errors become."""
+    data = np.random.default_rng(3).bytes(300_000)
+
+    class Handle:
+        def open(self, names: list[str]) -> None:
+            if "bad" in names[0]:
+                raise OSError("invalid section")
+
+        def get_media_size(self) -> int:
+            return len(data)
+
+        def read_buffer_at_offset(self, length: int, offset: int) -> bytes:
+            if offset >= 200_000:
+                raise OSError("corrupt chunk")
+            return data[offset : offset + length]
+
+        def close(self) -> None:
+            pass
+
+    stand_in = SimpleNamespace(handle=Handle, glob=lambda name: [name])
+    monkeypatch.setitem(sys.modules, "pyewf", stand_in)
+    for name in ("good.E01", "bad.E01"):
+        (tmp_path / name).write_bytes(b"EVF\x09\x0d\x0a\xff\x00")
+    with open_image(tmp_path / "good.E01") as image:
+        assert image.size == 300_000
+        assert image.read(1000, 150_000) == data[1000:151_000]
+        with pytest.raises(InputError, match="corrupt chunk"):
+            image.read(270_000, 10)
+    with pytest.raises(InputError, match="invalid section"):
+        open_image(tmp_path / "bad.E01")
 
 
 @pytest.mark.parametrize("name", ["missing", "folder", "pipe", "a\0b", "x" * 300])

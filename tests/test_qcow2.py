@@ -195,6 +195,25 @@ def test_a_disk_too_large_for_its_clusters_is_refused(tmp_path: Path) -> None:
         qcow2.write(tmp_path / "a.qcow2", size, 4096, units, None, lambda o, n: None)
 
 
+def test_clusters_that_share_one_compressed_cluster(tmp_path: Path) -> None:
+    """No writer makes them so, but the format allows it; read from within a cluster, too."""
+    data = content(4096, 3, top=3)
+    read = lambda offset, length: np.resize(data, length)  # noqa: E731
+    path, base = tmp_path / "top.qcow2", tmp_path / "base.qcow2"
+    qcow2.write(base, 16384, 512, Bitmap(16384, 512), None, read)
+    units = Bitmap.from_indices([0], 16384, 4096)
+    qcow2.write(path, 16384, 4096, units, None, read, "base.qcow2", compress=True)
+    image = bytearray(path.read_bytes())
+    image[8192 + 8 : 8192 + 16] = image[8192 : 8192 + 8]  # the second L2 entry
+    path.write_bytes(image)
+    expected = np.tile(data, 2).tobytes()
+    with open_image(path) as opened:
+        for offset in (0, 512, 4096, 5120):
+            loaded = opened.load(offset, 8192 - offset)
+            assert loaded is not None and loaded.tobytes() == expected[offset:]
+        assert opened.load(8192, 4096) is None
+
+
 # Damage -----------------------------------------------------------------------------------------
 
 

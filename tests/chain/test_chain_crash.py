@@ -85,3 +85,29 @@ def append(made: History, folder: Path) -> None:
     """Append backup 2 to a copy of the chain."""
     copy = History(open_chain(folder), made.block, made.rng, made.data, made.held, made.changed)
     copy.back_up(2)
+
+
+def test_every_file_is_durable_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is synced before its rename, the folder before the manifest names the files."""
+    made = history(tmp_path / "chain", 1)
+    log: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(fd: int) -> None:
+        log.append("sync " + Path(f"/proc/self/fd/{fd}").readlink().name)
+        sync(fd)
+
+    def replaced(self: Path, target: Path) -> Path:
+        log.append("name " + self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    made.back_up(1)
+    files = ["0001.held.bits", "0001.physical.bits", "0001.snapshot.bits", "0001.qcow2"]
+    parts = [f"{name}.part" for name in files]
+    expected = [f"{word} {part}" for part in parts for word in ("sync", "name")]
+    manifest = ["sync chain", "sync chain.json.part", "name chain.json.part", "sync chain"]
+    assert log == expected + manifest
