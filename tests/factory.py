@@ -65,7 +65,8 @@ class Volume:
             file.truncate(size)
         command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(block_size), "-d", str(tree)]
         command += ["-I", "256", "-E", "hash_seed=6f1c7a10-0000-4000-8000-000000000001"]
-        command += ["-U", "6f1c7a10-0000-4000-8000-000000000002", "-J", "size=1"]
+        journal = max(1, 1024 * block_size >> 20)  # the least that mke2fs takes, in MiB
+        command += ["-U", "6f1c7a10-0000-4000-8000-000000000002", "-J", f"size={journal}"]
         command += ["-O", options] if options else []
         _run([*command, str(path), str(size // block_size) if block_size <= size else ""])
         return cls(path)

@@ -152,7 +152,7 @@ def _valid(m: Material, inodes: Ints) -> pd.DataFrame:
             "valid": valid,
         }
     )
-    return pd.DataFrame(made[made["valid"] > 0])
+    return made[made["valid"].to_numpy() > 0]
 
 
 def _pieces(m: Material, spots: pd.DataFrame) -> Iterator[tuple[str, bytes]]:

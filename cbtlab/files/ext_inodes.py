@@ -83,13 +83,18 @@ def inode_place(ext: Ext, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
 
 
 def read_inode(ext: Ext, number: int) -> Inodes:
-    """One inode, whether allocated or not.  The caller checked the number."""
+    """One inode, whether allocated or not.  The caller checked the number.
+
+    Its checksum is not looked at: `read_inodes` did that, and one by one it is slow.
+    """
     numbers = np.array([number], np.int64)
     data = ext.volume.read(int(inode_place(ext, numbers)[0]), ext.inode_size)
-    return decode(ext, numbers, np.frombuffer(data, np.uint8).reshape(1, -1))
+    return decode(ext, numbers, np.frombuffer(data, np.uint8).reshape(1, -1), check=False)
 
 
-def decode(ext: Ext, number: npt.NDArray[np.int64], raw: npt.NDArray[np.uint8]) -> Inodes:
+def decode(
+    ext: Ext, number: npt.NDArray[np.int64], raw: npt.NDArray[np.uint8], *, check: bool = True
+) -> Inodes:
     """Raw rows of ``inode_size`` bytes as `Inodes`, without those that were never made."""
     width = on_disk.INODE.itemsize
     fields = raw
@@ -101,7 +106,10 @@ def decode(ext: Ext, number: npt.NDArray[np.int64], raw: npt.NDArray[np.uint8]) 
     bad = (number == on_disk.BAD_BLOCKS_INODE) & fields[:, on_disk.I_BLOCK].any(axis=1)
     made = (values["mode"] != 0) | bad
     number, raw, values = number[made], raw[made], values[made]
-    seed, damaged = _checksums(ext, number, raw, values)
+    if check:
+        seed, damaged = _checksums(ext, number, raw, values)
+    else:
+        seed, damaged = np.zeros(len(raw), np.uint32), np.zeros(len(raw), np.bool_)
     return Inodes(number, raw, values, inode_place(ext, number), seed, damaged)
 
 

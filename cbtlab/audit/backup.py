@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cbtlab.audit_rules import Rules
+from cbtlab.audit.rules import Rules
 from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case, Interval
 from cbtlab.chain import Chain, restore, verify

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cbtlab import __version__
-from cbtlab.audit_backup import Auditor, Backup
-from cbtlab.audit_rules import RULES, Rules
+from cbtlab.audit.backup import Auditor, Backup
+from cbtlab.audit.rules import RULES, Rules
 from cbtlab.case import MANIFEST, Case
 from cbtlab.errors import InputError
 from cbtlab.manifest import file_digest
