@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cbtlab import qcow2
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
-from cbtlab.images import Image, RawImage, differing, image_digest, open_image
+from cbtlab.images import Image, LayeredImage, RawImage, differing, image_digest, open_image
 from cbtlab.images.base import Bytes
 
 needs_qemu = pytest.mark.skipif(
@@ -296,3 +296,27 @@ def test_differing_over_several_chunks() -> None:
     assert found.indices().tolist() == [0, (5 << 20) // 4096, (9 << 20) // 4096]
     with pytest.raises(InputError, match="has 1 bytes"):
         differing(Memory(left.tobytes()), Memory(b"x"), 4096)
+
+
+def test_what_two_images_share_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, cluster = 8 << 20, 4096
+    data = np.random.default_rng(2).integers(0, 256, size, dtype=np.uint8)
+    fresh = np.random.default_rng(4).integers(0, 256, size, dtype=np.uint8)
+    fresh[5 << 20 : 6 << 20] = data[5 << 20 : 6 << 20]
+    units = Bitmap.from_indices([3, 700, (5 << 20) // cluster], size, cluster)
+    zero = Bitmap.from_indices([1800], size, cluster)
+    base, top = tmp_path / "base.qcow2", tmp_path / "top.qcow2"
+    qcow2.write(base, size, cluster, Bitmap.full(size, cluster), None, lambda o, n: data[o : o + n])
+    qcow2.write(top, size, cluster, units, zero, lambda o, n: fresh[o : o + n], base.name)
+    loads: list[int] = []
+    load = LayeredImage.load
+
+    def counted(self: LayeredImage, offset: int, length: int) -> Bytes | None:
+        loads.append(offset >> 20)
+        return load(self, offset, length)
+
+    monkeypatch.setattr(LayeredImage, "load", counted)
+    with open_image(base) as one, open_image(top) as two:
+        assert differing(one, two, cluster).indices().tolist() == [3, 700, 1800]
+        assert differing(two, one, 512) == differing(one, two, 512)
+    assert set(loads) == {0, 2, 5, 7}

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
-from cbtlab.images.base import CHUNK, Image
+from cbtlab.images.base import CHUNK, Bytes, Image
+
+STEP = 1 << 20  # what is compared, or found to be shared, at once
 
 
 def image_digest(image: Image) -> str:
@@ -24,14 +26,19 @@ def image_digest(image: Image) -> str:
 def differing(a: Image, b: Image, granularity: int) -> Bitmap:
     """Return the blocks of ``granularity`` bytes whose content is not the same in both.
 
-    Streaming; where both are known to be zero nothing is read.  Raises
-    InputError when the images have different sizes.
+    Streaming; what is known to be zero in both, or lies in the same clusters
+    of the same files, is not read.  Raises InputError when the images have
+    different sizes.
     """
     if a.size != b.size:
         raise InputError(b.name, f"has {b.size} bytes, and {a.name} has {a.size}")
-    length = max(CHUNK, granularity)
+    step = max(STEP, granularity)
     found = []
-    for (offset, left), (_, right) in zip(a.chunks(length), b.chunks(length), strict=True):
+    for offset in range(0, a.size, step):
+        length = min(step, a.size - offset)
+        if a.shares(b, offset, length):
+            continue
+        left, right = a.load(offset, length), b.load(offset, length)
         if left is None and right is None:
             continue
         blocks = _differing_blocks(left, right, granularity)
@@ -41,10 +48,11 @@ def differing(a: Image, b: Image, granularity: int) -> Bitmap:
 
 
 def _differing_blocks(
-    left: memoryview | None, right: memoryview | None, granularity: int
+    left: Bytes | None, right: Bytes | None, granularity: int
 ) -> NDArray[np.bool_]:
-    one = np.frombuffer(left if left is not None else right or b"", np.uint8)
-    other = np.frombuffer(right, np.uint8) if left is not None and right is not None else None
+    """Compare two pieces, of which None is all zero, and not both are None."""
+    one, other = (left, right) if left is not None else (right, None)
+    assert one is not None
     whole = len(one) // granularity * granularity
     result = np.zeros(-(-len(one) // granularity), bool)
     words = one[:whole].view(np.uint64)

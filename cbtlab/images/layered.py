@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import gcd
 from typing import Any
 
@@ -23,6 +24,9 @@ class LayeredImage(Image):
         grains = [layer.grain for layer in layers if isinstance(layer, Qcow2Layer)]
         ends = [-(-layer.size // 512) * 512 for layer in layers[1:] if layer.size < self.size]
         self.grain = gcd(*grains, *ends)
+
+        about = [os.fstat(layer.fd) for layer in layers]
+        self._files = [(file.st_dev, file.st_ino) for file in about]
 
     def close(self) -> None:
         for layer in self.layers:
@@ -50,6 +54,22 @@ class LayeredImage(Image):
             owner[:inside][take] = number
         kinds[kinds == HOLE] = ZEROS
         return kinds, hosts, owner
+
+    def shares(self, other: Image, offset: int, length: int) -> bool:
+        """Whether both read these bytes from the same clusters of the same files."""
+        if not isinstance(other, LayeredImage) or other.grain != self.grain:
+            return False
+        first = offset // self.grain
+        count = -(-(offset + length) // self.grain) - first
+        kinds, hosts, owner = self.locate(first, count)
+        kinds_there, hosts_there, owner_there = other.locate(first, count)
+        if (kinds != kinds_there).any():
+            return False
+        numbers = {file: number for number, file in enumerate(self._files)}
+        own = np.arange(len(self._files))
+        theirs = np.array([numbers.get(file, -1) for file in other._files])
+        same = (hosts == hosts_there) & (own[owner] == theirs[owner_there])
+        return bool((same | (kinds == ZEROS)).all())
 
     def load(self, offset: int, length: int) -> Bytes | None:
         first = offset // self.grain
