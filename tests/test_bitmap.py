@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from bitarray import bitarray
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtlab import bits
@@ -275,7 +275,6 @@ def test_shows_itself_in_a_notebook():
     assert "3 of 8" in bitmap._repr_html_() and "2 runs" in bitmap._repr_html_()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 255)), max_size=200))
 def test_masks_for_one_byte_all_arrive(masks):
     packed = np.zeros(41, dtype=np.uint8)

@@ -239,7 +239,7 @@ def workloads(draw: st.DrawFn) -> tuple[Case, dict, int]:
     return case, record, draw(st.integers(0, 60))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(workloads())
 def test_replay_at_any_instant_equals_sets(workload):
     case, record, until = workload
@@ -319,6 +319,25 @@ def test_a_gap_within_a_concurrent_delete_may_be_of_either_volume():
     assert gap.hides == {("snapshot", 1), ("physical", 2)}
     assert (gap.first, gap.last, gap.count) == (4, 4, 1)
     assert gap.between(2) and not gap.between(1)
+
+
+def test_a_gap_between_writes_on_the_snapshot_may_be_of_the_volume_in_use():
+    """The volume in use is written at any time, not only next to its own numbers."""
+    case = Case(3)
+    case.sequence("physical", 1, row(1, 1, 1))
+    case.sequence("snapshot", 1, row(2, 2, 2), row(4, 4, 4), row(5, 5, 5))
+    case.sequence("physical", 2, row(6, 6, 6), row(7, 7, 7))
+    (gap,) = Replay(case).gaps
+    assert gap.hides == {("snapshot", 1), ("physical", 2)}
+
+
+def test_a_snapshot_of_which_no_event_is_left():
+    case = Case(3)
+    case.sequence("physical", 1, row(1, 1, 1))
+    case.sequence("snapshot", 1)
+    case.sequence("physical", 2, row(2, 2, 2), row(7, 7, 7))
+    (gap,) = Replay(case).gaps
+    assert gap.hides == {("snapshot", 1), ("physical", 2)}
 
 
 def test_an_unusable_link_is_full_and_says_why():
@@ -438,7 +457,7 @@ def test_rows_are_those_of_the_master_bitmap():
     assert Replay(Case(1)).rows(0) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(workloads())
 def test_rows_make_the_master_bitmap(workload):
     case, _, _ = workload

@@ -194,7 +194,7 @@ def workloads(draw: st.DrawFn) -> Workload:
     return Workload(size, granularity, unit, tuple(backups))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(workloads())
 def test_what_is_restored_is_what_was_held_and_zero_elsewhere(work):
     for link in run(work):
@@ -202,7 +202,7 @@ def test_what_is_restored_is_what_was_held_and_zero_elsewhere(work):
         assert link.in_use.issubset(link.plan.held.outward(link.in_use.granularity))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(workloads())
 def test_what_differs_was_stored_or_zeroed_and_the_rest_has_one_name(work):
     for link in run(work):
@@ -275,7 +275,6 @@ def test_a_wrong_rule_is_found_wrong(rule):
     rules, _ = WRONG[rule]
     searching = settings(
         max_examples=500,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
