@@ -25,7 +25,7 @@ STAGES = (  # a module reads the stages before its own, never one after it
     ("manifest", "bitmap", "qcow2", "images"),
     ("writes",),
     ("pack", "case"),
-    ("replay",),
+    ("replay", "phases"),
     ("files", "exclude"),
     ("plan",),
     ("chain",),

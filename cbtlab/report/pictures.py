@@ -1,0 +1,112 @@
+"""The report's pictures, as data URIs; their sum is bounded, so that the file stays small."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from cbtlab import plots
+from cbtlab.audit import Audit, Backup
+from cbtlab.bitmap import Bitmap
+from cbtlab.case import Case
+from cbtlab.phases import instants, spans
+from cbtlab.replay import Replay
+
+BUDGET = 1_300_000  # bytes of all pictures in the file
+
+
+class Pictures:
+    """Draws until the budget is used up; a picture that does not fit is None."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._left = budget
+        self.left_out = 0
+
+    def add(self, draw: Callable[[], Figure]) -> str | None:
+        """Return the picture as a data URI, or None where there is no room for it."""
+        if self._left <= 0:
+            self.left_out += 1
+            return None
+        uri = "data:image/png;base64," + base64.b64encode(plots.png(draw())).decode()
+        if len(uri) > self._left:
+            self.left_out += 1
+            self._left = 0
+            return None
+        self._left -= len(uri)
+        return Markup(uri)  # made here, and too long for a value
+
+
+def overview(audit: Audit, document: dict[str, Any], pictures: Pictures) -> dict[str, str | None]:
+    """Return the timeline and the bars of what each backup stored; None where nothing is."""
+    case, writes = audit.case, audit.case.writes
+    phases = [span for interval in case.intervals for span in spans(interval)]
+    made: dict[str, str | None] = {"timeline": None, "costs": None}
+    if len(writes):
+        made["timeline"] = pictures.add(
+            lambda: plots.timeline(
+                writes, volume_size=case.volume_size, instants=instants(case), spans=phases
+            )
+        )
+    if any(entry["copied"] is not None for entry in document["intervals"]):
+        made["costs"] = pictures.add(lambda: plots.costs(document, document["unit"]))
+    return made
+
+
+def of_backup(
+    audit: Audit, backup: Backup, entry: dict[str, Any], pictures: Pictures
+) -> dict[str, str | None]:
+    """Return the merge, the block map and the excluded files of one backup."""
+    made: dict[str, str | None] = {"merge": None, "map": None, "excluded": None}
+    plan, merged = backup.plan, backup.merged
+    if backup.k and entry["base"] is not None:
+        made["merge"] = pictures.add(
+            lambda: plots.merge_steps(
+                _physical(audit.case, entry["base"], backup.k),
+                merged.snapshot,
+                merged.carry,
+                merged.master,
+                k=backup.k,
+                base=entry["base"],
+            )
+        )
+    if plan is not None:
+        made["map"] = pictures.add(lambda: plots.backup_map(plan, merged, backup.mask))
+        extents = placed(entry)
+        if len(extents):
+            made["excluded"] = pictures.add(
+                lambda: plots.excluded_files(
+                    extents, None if plan.base is None else plan.master, plan.copied
+                )
+            )
+    return made
+
+
+def _physical(case: Case, base: int, k: int) -> dict[int, Bitmap]:
+    """Return ``W_P`` of every interval since the base."""
+    replay = Replay(case)
+    found = {i: replay.active("physical", i).bitmap for i in range(base + 1, k + 1)}
+    return {i: bitmap for i, bitmap in found.items() if bitmap is not None}
+
+
+def placed(entry: dict[str, Any]) -> pd.DataFrame:
+    """Return the extents of the excluded files of a backup that have a place on the volume."""
+    rows = [
+        (file["path"], extent["physical"], extent["length"])
+        for file in entry.get("excluded_files", [])
+        for extent in file["extents"]
+        if extent["physical"] is not None and extent["kind"] != "inline"
+    ]
+    path, physical, length = zip(*rows, strict=True) if rows else ((), (), ())
+    return pd.DataFrame(
+        {
+            "path": pd.Series(path, dtype=object),
+            "physical": np.array(physical, np.uint64),
+            "length": np.array(length, np.uint64),
+        }
+    )
