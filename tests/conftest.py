@@ -1,7 +1,36 @@
-"""What all tests share."""
+"""What many tests share: a profile for property tests, and recordings of a small ext4 volume."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import factory
+import pytest
 from hypothesis import settings
+
+from cbtlab.case import Case
 
 # A busy machine must not fail a property: no limit on the time of one example.
 settings.register_profile("cbtlab", deadline=None, print_blob=True)
 settings.load_profile("cbtlab")
+
+
+@pytest.fixture(scope="session")
+def office(tmp_path_factory: pytest.TempPathFactory) -> factory.Recording:
+    """Return the recording of `factory.office`; not to be spoiled: copy it first."""
+    missing = factory.missing_tools()
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)} (Debian: e2fsprogs)")
+    return factory.office(tmp_path_factory.mktemp("office"))
+
+
+@pytest.fixture(scope="session")
+def office_case(office: factory.Recording, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Return the case of the recording; not to be changed."""
+    return office.case(tmp_path_factory.mktemp("case") / "office")
+
+
+@pytest.fixture
+def spoiled(office: factory.Recording, tmp_path: Path) -> factory.Recording:
+    """Return a copy of the recording, to be spoiled."""
+    return office.copy(tmp_path / "spoiled")

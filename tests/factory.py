@@ -18,20 +18,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from click.testing import CliRunner
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case
-from cbtlab.writes import normalize
+from cbtlab.cli import cli
+from cbtlab.writes import normalize, save_writes
 
 NEEDS = ("mke2fs", "debugfs", "e2fsck")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"])
 START = 1_767_600_000_000_000_000  # 2026-01-05T08:00:00Z, in nanoseconds
 HOUR = 3_600_000_000_000
-_WORDS = (
-    "account audit backup bitmap block carry chain cluster copy delete digest extent file folder "
-    "granularity held image interval journal kept ledger merge night office page quarter report "
-    "snapshot table unit volume write year zero"
-).split()
+_WORDS = """
+account audit backup bitmap block carry chain cluster copy delete digest extent file folder
+granularity held image interval journal kept ledger merge night office page quarter report
+snapshot table unit volume write year zero
+""".split()
 
 
 def missing_tools() -> list[str]:
@@ -269,6 +271,49 @@ class Recording:
             )
         return Case.open(path)
 
+    def by_command_line(self, path: Path) -> Case:
+        """Make the case with the commands, from CSV files and plain bitmaps."""
+        self._cbtlab("create", path, "--volume-size", self.size, "--granularity", self.granularity)
+        for k, backup in enumerate(self.backups):
+            arguments: list[object] = [path, "--snapshot", backup.snapshot.path]
+            arguments += ["--stored", backup.stored.path]
+            for volume, option in (("physical", "--physical"), ("snapshot", "--snapshot-writes")):
+                if volume in backup.writes:
+                    table = self.folder / f"{k}-{volume}.csv"
+                    save_writes(backup.writes[volume], table, force=True)
+                    arguments += [option, table]
+            for volume, bitmap in backup.bitmaps.items():
+                bits = self.folder / f"{k}-{volume}.bits"
+                bits.write_bytes(bitmap.to_bytes())
+                arguments += [f"--{volume}-bitmap", bits]
+            for pattern in backup.patterns:
+                arguments += ["--exclude", pattern]
+            self._cbtlab("add", *arguments, *([] if backup.kept else ["--not-kept"]))
+        return Case.open(path)
+
+    @staticmethod
+    def _cbtlab(*arguments: object) -> None:
+        done = CliRunner().invoke(cli, ["case", *map(str, arguments)])
+        assert done.exit_code == 0, (done.output, done.exception)
+
+    def plant(self, k: int, offset: int, data: bytes) -> None:
+        """Put bytes on S_k* as if the delete had written them: marked, and in the sequence."""
+        backup = self.backups[k]
+        backup.stored.poke(offset, data)
+        self.record(k, "snapshot", offset, len(data))
+
+    def record(self, k: int, volume: str, offset: int, length: int) -> None:
+        """Add a write to the sequence and the bitmap of a volume."""
+        backup = self.backups[k]
+        rows = backup.writes[volume]
+        every = pd.concat([b.writes[v] for b in self.backups for v in b.writes])
+        row = rows.iloc[[-1]].assign(offset=offset, length=length, seq=every["seq"].max() + 1)
+        backup.writes[volume] = normalize(pd.concat([rows, row], ignore_index=True))
+        mark = Bitmap.from_ranges(
+            [offset], [length], volume_size=self.size, granularity=self.granularity
+        )
+        backup.bitmaps[volume] = backup.bitmaps[volume] | mark
+
     def copy(self, folder: Path) -> Recording:
         """Return a recording with images of its own, to be spoiled."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -366,9 +411,7 @@ def _traced(
     # long runs are cut, as a block layer would
     cut = [np.arange(a, b, 64) for a, b in zip(first, end, strict=True)]
     starts = np.concatenate(cut) if cut else np.zeros(0, np.int64)
-    stops = np.minimum(
-        starts + 64, np.repeat(end, [len(part) for part in cut]) if cut else starts
-    )
+    stops = np.minimum(starts + 64, np.repeat(end, [len(part) for part in cut]) if cut else starts)
     extra = rng.integers(0, len(changed) - 8, 6)  # the same bytes again, and parts of a block
     starts, stops = np.r_[starts, extra], np.r_[stops, extra + rng.integers(1, 8, 6)]
     op = np.full(len(starts), "write", object)
