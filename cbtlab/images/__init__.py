@@ -98,9 +98,11 @@ def _open_qcow2(path: Path, fd: int, root: Path) -> LayeredImage:
     try:
         while True:
             about = os.fstat(fd)
-            if (about.st_dev, about.st_ino) in seen or len(layers) >= MAX_LAYERS:
+            again = (about.st_dev, about.st_ino) in seen
+            if again or len(layers) >= MAX_LAYERS:
                 os.close(fd)
-                raise InputError(path, f"is backed by itself, or by more than {MAX_LAYERS} files")
+                fault = "itself" if again else f"more than {MAX_LAYERS} files"
+                raise InputError(path, f"is backed by {fault}")
             seen.add((about.st_dev, about.st_ino))
             try:
                 layer = Qcow2Layer(fd, str(path))

@@ -61,6 +61,20 @@ def test_every_restore_point_is_the_snapshot_where_held_and_zero_elsewhere(
             assert chain.link(number).content_sha256 == digest
 
 
+def test_the_partial_block_at_the_end_is_masked_too(tmp_path: Path) -> None:
+    """Block 8 is held and block 9, of 512 bytes, is not; both lie in the last stored unit."""
+    size = 8192 + 1024 + 512
+    chain = Chain.create(tmp_path / "chain", size, 4096)
+    data = np.full(size, 7, np.uint8)
+    for k, blocks in enumerate(([8], [9], [0, 9])):
+        held = Bitmap.from_indices(blocks, size, 1024)
+        everything = Bitmap.full(size, 4096)
+        chain.append(plan(k, everything, held, None, None, 4096), Memory(data))
+        expected = np.where(np.repeat(held.to_bool(), 1024)[:size], 7, 0).astype(np.uint8)
+        with chain.restored(k) as image:
+            assert image.read(0, size) == expected.tobytes()
+
+
 @needs_qemu
 @pytest.mark.parametrize(("granularity", "cluster"), [(4096, None), (512, 4096), (65536, 4096)])
 def test_qemu_agrees_on_every_restore_point(
