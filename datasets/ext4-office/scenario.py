@@ -26,6 +26,11 @@ def begin(root: Path) -> None:
         for number in range(count):
             size = random.Random(f"{folder}{number}").randint(1, 44 * KIB)
             write(root / "documents" / folder / f"{number:03d}.txt", f"{folder} {number}", size)
+    # Nobody touches the archive again: when the rule for *.tmp is dropped, only the
+    # carry-over tells that the backup before had deleted two files here.
+    for number in range(40):
+        ending = "tmp" if number in (18, 22) else "txt"
+        write(root / "archive" / f"{number:03d}.{ending}", f"archive {number}", 3 * KIB + number)
     write(root / "database" / "ledger.db", "ledger", LEDGER_PAGES * 4096)
     write(root / "pagefile.sys", "pagefile", PAGEFILE_PAGES * 4096)
     for number in range(24):
