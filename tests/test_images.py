@@ -320,3 +320,12 @@ def test_what_two_images_share_is_not_read(tmp_path: Path, monkeypatch: pytest.M
         assert differing(one, two, cluster).indices().tolist() == [3, 700, 1800]
         assert differing(two, one, 512) == differing(one, two, 512)
     assert set(loads) == {0, 2, 5, 7}
+
+
+def test_a_read_that_fails_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    qcow2.write(path, 8192, 4096, Bitmap.full(8192, 4096), None, lambda o, n: b"x" * n)
+    image = open_image(path)
+    image.close()
+    with pytest.raises(InputError, match=r"disk\.qcow2: cannot be read"):
+        image.read(0, 1)

@@ -29,7 +29,10 @@ def restore(
     """
     target = Path(to)
     link = chain.link(k)
-    _check_target(target, chain, force)
+    try:
+        _check_target(target, chain, force)
+    except OSError as error:
+        raise InputError(target, f"cannot be written: {error.strerror}") from error
     with chain.restored(k) as image:
         digest = write_raw(image, target, link.content_sha256)
     return {

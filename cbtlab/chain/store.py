@@ -74,13 +74,14 @@ class Chain:
         )
         if policy not in POLICIES:
             raise InputError("policy", f"{policy!r} is none of {', '.join(POLICIES)}")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(path, "exists and is not an empty folder", "name a new folder")
         document = {**manifest.document(), "links": [], "digest": ""}
         parse(document, path / MANIFEST)  # bounds
-        path.mkdir(parents=True, exist_ok=True)
-        write_manifest(path / MANIFEST, manifest.document())
-        _sync(path)
+        with _writing(path):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(path, "exists and is not an empty folder", "name a new folder")
+            path.mkdir(parents=True, exist_ok=True)
+            write_manifest(path / MANIFEST, manifest.document())
+            _sync(path)
         return cls(path, manifest)
 
     @property
@@ -198,7 +199,7 @@ class Chain:
         base unless told; a new one needs a full backup.  Raises InputError when
         plan, image and chain do not fit, or the base is damaged.
         """
-        with self._locked():
+        with _writing(self.path), self._locked():
             draft = self._draft(plan, image, physical, snapshot, generation)
             for path in strays(self.path, self.manifest):
                 path.unlink()
@@ -370,6 +371,16 @@ def open_chain(folder: str | os.PathLike[str]) -> Chain:
 def _read(folder: Path) -> Manifest:
     path = require_manifest(folder)
     return parse(read_manifest(path, FORMAT, VERSION), path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise InputError(where, f"cannot be written: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -59,9 +59,13 @@ def verify(folder: str | os.PathLike[str]) -> list[Fault]:
 def require_manifest(folder: Path) -> Path:
     """Return the path of the chain's manifest; raises InputError where there is none."""
     path = folder / MANIFEST
-    if not folder.is_dir():
+    try:
+        there, chain = folder.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(folder, f"cannot be opened: {error}") from error
+    if not there:
         raise InputError(folder, "is no folder", "give the folder of a chain")
-    if not path.is_file():
+    if not chain:
         raise InputError(folder, f"has no {MANIFEST}: it is no chain", "give the folder of a chain")
     return path
 

@@ -85,7 +85,7 @@ class LayeredImage(Image):
             & (owner[1:] == owner[:-1])
             & (hosts[1:] == hosts[:-1] + step[:-1])
         )
-        # Grains of one compressed cluster are together; two uses of one cluster are not.
+        # Runs: consecutive in one file, or all of one compressed cluster.
         starts = np.flatnonzero(np.concatenate(([True], ~joined)))
         ends = np.append(starts[1:], len(kinds))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):

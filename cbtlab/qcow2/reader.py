@@ -48,7 +48,7 @@ class Qcow2Layer:
         self.cluster = self.header.cluster
         self.file_size = os.lseek(fd, 0, os.SEEK_END)
         self.grain = self.cluster // (SUBCLUSTERS if self.header.extended_l2 else 1)
-        table = os.pread(fd, 8 * self.header.l1_entries, self.header.l1_offset)
+        table = self._read(8 * self.header.l1_entries, self.header.l1_offset)
         if len(table) != 8 * self.header.l1_entries:
             raise InputError(name, "is cut in its L1 table")
         self._l1 = (np.frombuffer(table, ">u8") & OFFSET_MASK).astype(np.int64)
@@ -61,6 +61,12 @@ class Qcow2Layer:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise InputError(self.name, f"cannot be read: {error.strerror}") from error
 
     def locate(self, offset: int, count: int, grain: int) -> tuple[Kinds, Hosts]:
         """Say of ``count`` grains from byte ``offset`` what and where they are.
@@ -103,7 +109,7 @@ class Qcow2Layer:
         if table is not None:
             self._l2.move_to_end(offset)
             return table
-        data = os.pread(self.fd, self.cluster, offset) if offset % self.cluster == 0 else b""
+        data = self._read(self.cluster, offset) if offset % self.cluster == 0 else b""
         if len(data) != self.cluster:
             raise InputError(
                 self.name, "has an L2 table outside of the file; it was cut or altered"
@@ -162,7 +168,10 @@ class Qcow2Layer:
         """
         done = 0
         while done < len(out):
-            got = os.preadv(self.fd, [out.data[done:]], host + done)
+            try:
+                got = os.preadv(self.fd, [out.data[done:]], host + done)
+            except OSError as error:
+                raise InputError(self.name, f"cannot be read: {error.strerror}") from error
             if got == 0 and host + done < self.file_size:
                 raise InputError(self.name, "was cut while it was read")
             if got == 0:
@@ -179,7 +188,7 @@ class Qcow2Layer:
         bits = 62 - (self.header.cluster_bits - 8)
         host = entry & ((1 << bits) - 1)
         length = ((entry >> bits) + 1) * 512 - host % 512
-        raw = os.pread(self.fd, length, host) if host < self.file_size else b""
+        raw = self._read(length, host) if host < self.file_size else b""
         try:
             data = self._inflate(raw)
         except (zlib.error, zstandard.ZstdError) as error:

@@ -141,8 +141,9 @@ def test_a_read_error_leaves_the_old_chain(tmp_path: Path) -> None:
     assert verify(made.chain.path) == []
     left = open_chain(made.chain.path).strays()
     assert set(left) == {p.name for p in made.chain.path.iterdir()} - set(before)
-    made.back_up(2)
+    made.back_up(3)
     assert made.chain.strays() == []
+    assert not list(made.chain.path.glob("0002.*"))
 
 
 def refused(made: History, fault: str, k: int = 4, base: int | None = 3, **options: object) -> None:
@@ -258,7 +259,9 @@ def test_restore_replaces_only_when_forced(tmp_path: Path) -> None:
     assert target.read_bytes() == made.expected[1]
 
 
-@pytest.mark.parametrize("name", ["chain/0000.qcow2", "chain/new.raw", "link", "folder", "no/x"])
+@pytest.mark.parametrize(
+    "name", ["chain/0000.qcow2", "chain/new.raw", "link", "folder", "no/x", "x" * 300]
+)
 def test_restore_harms_nothing_else(tmp_path: Path, name: str) -> None:
     made = history(tmp_path / "chain")
     (tmp_path / "folder").mkdir()
@@ -323,3 +326,19 @@ def test_a_chain_can_be_moved(tmp_path: Path) -> None:
     assert verify(tmp_path / "elsewhere") == []
     with open_chain(tmp_path / "elsewhere").restored(3) as image:
         assert image.read(0, image.size) == made.expected[3]
+
+
+@pytest.mark.parametrize("name", ["file/chain", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        Chain.create(tmp_path / name, 8192, 512)
+
+
+def test_a_chain_that_went_away_is_one_line(tmp_path: Path) -> None:
+    made = history(tmp_path / "chain")
+    shutil.rmtree(tmp_path / "chain")
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        made.chain.append(
+            plan(9, *[Bitmap.full(96 << 10, 4096)] * 2, None, None, 4096), Memory(made.data)
+        )

@@ -153,7 +153,7 @@ def test_what_is_no_regular_file(chain: Path, kind: str) -> None:
 
 
 def test_no_chain_at_all(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
+    for path in (tmp_path, tmp_path / "missing", tmp_path / ("x" * 300)):
         with pytest.raises(InputError):
             verify(path)
         with pytest.raises(InputError):
