@@ -44,6 +44,7 @@ ACTIVE, FROZEN = Which.ACTIVE, Which.FROZEN
 
 _BITS_AT_ONCE = 1 << 20
 _EVENTS_AT_ONCE = 4096
+_GATHER_MS = 20
 _MEANING = {
     errno.EBUSY: "busy: not suspended, or hooked by another module",
     errno.EOPNOTSUPP: "this kind of device cannot be tracked or suspended",
@@ -293,18 +294,22 @@ class EventWriter:
 
     def _run(self) -> None:
         try:
-            poller = select.poll()
-            poller.register(self.module.fd, select.POLLIN)
-            poller.register(self._wake, select.POLLIN)
-            while not any(fd == self._wake for fd, _ in poller.poll()):
+            stop, either = select.poll(), select.poll()
+            for poller in (stop, either):
+                poller.register(self._wake, select.POLLIN)
+            either.register(self.module.fd, select.POLLIN)
+            # An event at a time would wake this thread for each: let some gather.
+            while not stop.poll(_GATHER_MS):
+                either.poll()
                 self._take()
         except BaseException as error:
             self._error = error
 
     def _take(self) -> None:
-        events = self.module.read()
-        if events:
+        while events := self.module.read():
             self._stream.write(events)
+            if len(events) < _EVENTS_AT_ONCE * uapi.EVENT.size:
+                return
 
     def _rest(self) -> Info:
         """Take what the ring holds at one moment and not a single event more."""
