@@ -29,7 +29,7 @@ def map_volume(image: Readable, offset: int = 0, *, names: bool = True) -> Volum
     detect(volume)
     result = map_ext(volume)
     if names:
-        found = walk(volume, len(result.inodes))
+        found = walk(volume, len(result.inodes), result.patches)
         result.set_names(found.paths, found.inodes)
         result.notes += found.faults[:20]
     return result

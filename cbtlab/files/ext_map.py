@@ -14,8 +14,17 @@ from cbtlab.files import ext_layout as on_disk
 from cbtlab.files.ext import Ext
 from cbtlab.files.ext_alloc import Structures, allocated, structures
 from cbtlab.files.ext_extents import Mapper
-from cbtlab.files.ext_inodes import TYPES, Inodes, read_inodes, sizes, table, used_inodes
+from cbtlab.files.ext_inodes import (
+    TYPES,
+    Inodes,
+    inode_place,
+    read_inodes,
+    sizes,
+    table,
+    used_inodes,
+)
 from cbtlab.files.extents import (
+    DATA,
     INLINE,
     META,
     NOWHERE,
@@ -31,6 +40,7 @@ from cbtlab.files.volume_map import Regions, VolumeMap
 from cbtlab.files.xattr import holders, inline_tails, read_xattrs
 
 _COMPAT_JOURNAL = 0x0004
+_MOST_BY_POINTERS = 1 << 30  # bytes of a file that pytsk3 goes through in no time
 
 
 def map_ext(volume: Volume) -> VolumeMap:
@@ -68,6 +78,7 @@ def map_ext(volume: Volume) -> VolumeMap:
         holders=lambda number: holders(ext, number) if has_holders else [],
         notes=notes,
         damaged=mapper.damaged,
+        patches=_walkable_sizes(ext, inodes, found, inline, notes),
     )
     return result
 
@@ -159,6 +170,33 @@ def _in_use(
     if shared:
         ext.notes.append(f"{shared} blocks in use are free, or not readable, for another owner")
     return bits
+
+
+def _walkable_sizes(
+    ext: Ext, inodes: pd.DataFrame, found: Extents, inline: list[Extents], notes: list[str]
+) -> dict[int, bytes]:
+    """Sizes that let the walk of the names end, as bytes by their place in the inode table.
+
+    pytsk3 goes through all blocks up to a file's size where it is mapped by pointers, and
+    through all of a folder's: there a folder has no more than its blocks, and a large file none.
+    """
+    number = inodes.index.to_numpy().astype(np.int64)
+    size, kind = inodes["size"].to_numpy(), inodes["type"].cat.codes.to_numpy()
+    held = np.zeros(len(number), np.int64)
+    for part, unit in ((found, ext.block_size), *((part, 1) for part in inline)):
+        part = part[np.isin(part.kind, (DATA, INLINE))]
+        np.add.at(held, np.searchsorted(number, part.inode), part.length * unit)
+    folder = (kind == 1) & (size > held)
+    pointers = (inodes["flags"].to_numpy() & on_disk.FL_EXTENTS) == 0
+    file = (kind != 1) & pointers & (size > _MOST_BY_POINTERS)
+    notes += [f"inode {n}: a folder larger than its blocks" for n in number[folder][:20].tolist()]
+    rows = np.flatnonzero(folder | file)
+    shown = np.where(folder, held, 0)[rows]
+    patches: dict[int, bytes] = {}
+    for place, count in zip(inode_place(ext, number[rows]).tolist(), shown.tolist(), strict=True):
+        patches[place + 4] = (count & 0xFFFFFFFF).to_bytes(4, "little")
+        patches[place + 108] = (count >> 32).to_bytes(4, "little")
+    return patches
 
 
 def _over_image(volume: Volume, ext: Ext, bits: bitarray) -> Bitmap:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,8 +42,8 @@ class Walk:
 class _Image(pytsk3.Img_Info):  # type: ignore[misc]
     """Lets pytsk3 read a volume."""
 
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+    def __init__(self, volume: Volume, patches: Mapping[int, bytes]) -> None:
+        self._volume, self._patches = volume, patches
         super().__init__(url="", type=pytsk3.TSK_IMG_TYPE_EXTERNAL)
 
     def close(self) -> None:
@@ -50,26 +51,38 @@ class _Image(pytsk3.Img_Info):  # type: ignore[misc]
 
     def read(self, offset: int, size: int) -> bytes:
         length = max(0, min(size, self._volume.size - offset))
-        return self._volume.read(offset, length)
+        data = self._volume.read(offset, length)
+        for place, patch in self._patches.items():
+            at = place - offset
+            if at >= 0 and at + len(patch) <= length:  # fields of an inode, never cut by a read
+                data = data[:at] + patch + data[at + len(patch) :]
+        return data
 
     def get_size(self) -> int:
         return self._volume.size
 
 
-def open_file_system(volume: Volume) -> Any:
+def open_file_system(volume: Volume, patches: Mapping[int, bytes] | None = None) -> Any:
     """pytsk3's own object for the file system that begins at the volume's start."""
-    return pytsk3.FS_Info(_Image(volume))
+    return pytsk3.FS_Info(_Image(volume, patches or {}))
 
 
-def walk(volume: Volume, inodes: int, seconds: float | None = None) -> Walk:
+def walk(
+    volume: Volume,
+    inodes: int,
+    patches: Mapping[int, bytes] | None = None,
+    seconds: float | None = None,
+) -> Walk:
     """Every allocated name below the root.  Raises InputError when pytsk3 cannot finish.
 
-    ``inodes`` is their number, from which the time limit follows unless ``seconds`` is given.
+    ``inodes`` is their number, from which the time limit follows unless ``seconds`` is given;
+    ``patches`` are bytes by their place on the volume, which pytsk3 is to see instead of those
+    that are there: it goes through every block up to a file's size, however large.
     """
     limit = SECONDS + inodes / 5000 if seconds is None else seconds
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(volume, send), daemon=True)
+    worker = context.Process(target=_work, args=(volume, send, patches or {}), daemon=True)
     worker.start()
     send.close()
     paths: list[bytes] = []
@@ -96,14 +109,14 @@ def walk(volume: Volume, inodes: int, seconds: float | None = None) -> Walk:
         worker.join()
 
 
-def _work(volume: Volume, send: Connection) -> None:
+def _work(volume: Volume, send: Connection, patches: Mapping[int, bytes]) -> None:
     """The worker: sends parts of the names, then ``done``; or ``failed`` with one line."""
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         if hard == resource.RLIM_INFINITY:
             resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
-        send.send(("done", _walk(open_file_system(volume), send)))
+        send.send(("done", _walk(open_file_system(volume, patches), send)))
     except BaseException as error:  # whatever happens here is told in the parent
         send.send(("failed", " ".join(str(error).split())[:200] or type(error).__name__))
 

@@ -70,6 +70,7 @@ class VolumeMap:
         holders: Callable[[int], list[int]],
         notes: list[str],
         damaged: dict[int, str],
+        patches: dict[int, bytes],
     ) -> None:
         self._volume, self._image = volume, volume.image
         self.fs, self.uuid = fs, uuid
@@ -78,6 +79,7 @@ class VolumeMap:
         self._extents, self._regions, self._special, self._root = extents, regions, special, root
         self._xattrs, self._holders = xattrs, holders
         self.notes, self.damaged = notes, damaged
+        self.patches = patches  # for the walk of the names, see ``tsk.walk``
         self.names = self._table([], np.empty(0, np.int64))
 
     def __repr__(self) -> str:

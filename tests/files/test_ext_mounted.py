@@ -40,7 +40,7 @@ class Truth:
         self._look(root, b"/")
         for folder, folders, files in os.walk(base):
             for name in folders + files:
-                path = os.path.join(folder, name)
+                path = folder + b"/" + name
                 self._look(Path(os.fsdecode(path)), path[len(base) :])
 
     def _look(self, path: Path, name: bytes) -> None:
@@ -54,7 +54,7 @@ class Truth:
             self.fiemap[name] = ext.fiemap(path)
             self.content[name] = path.read_bytes()
         elif stat.S_ISLNK(info.st_mode):
-            self.content[name] = os.fsencode(os.readlink(path))
+            self.content[name] = os.fsencode(path.readlink())
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -177,7 +177,7 @@ def test_in_use_is_allocated_less_what_cannot_be_read(pair) -> None:
 
 def test_owners_are_the_files(pair) -> None:
     volume, truth, _ = pair
-    names = {info.st_ino: raw for raw, info in reversed(sorted(truth.stat.items(), key=str))}
+    names = {info.st_ino: raw for raw, info in sorted(truth.stat.items(), key=str, reverse=True)}
     for raw, listed in truth.fiemap.items():
         for _, physical, length, flags in listed[:3]:
             if not flags & ext.INLINE:
