@@ -23,6 +23,7 @@
 #include <linux/blkdev.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/printk.h>
 #include <linux/types.h>
 
 #include "cbt.h"
@@ -30,6 +31,9 @@
 
 #undef pr_fmt
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+/* Why a call was refused.  Anybody's loop of bad calls must not fill the log. */
+#define cbt_refused(fmt, ...) pr_err_ratelimited(fmt, ##__VA_ARGS__)
 
 #define CBT_FREEZE_TIMEOUT (5 * HZ)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cbtlab.lab import guest
+from cbtlab.lab.initramfs import MODULES
 from cbtlab.writes.native import EVENT, Stream, open_stream
 
 pytestmark = pytest.mark.vm
@@ -130,3 +131,18 @@ def discarded(events: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
         if op in (3, 4):
             blocks[-(-offset // BLOCK) : end // BLOCK] = True
     return np.packbits(blocks, bitorder="little")
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_refusals_and_states(kernel: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    boot(
+        kernel,
+        "behaviour.py",
+        tmp_path,
+        disks={"volume": 64 << 20, "store": 32 << 20},
+        modules=[*MODULES, "brd"],
+        on_phase=told.append,
+        timeout=150,
+    )
+    assert len(told) > 10

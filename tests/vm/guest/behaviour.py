@@ -1,0 +1,390 @@
+"""Run in a guest: what the module refuses, and how it behaves where nothing may be silent.
+
+Each function is one behaviour; it asserts, and an assertion ends the guest
+with a failure.  Needs the modules dm-snapshot, loop and brd (max_part=4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import volumes
+
+from cbtlab.record import uapi
+from cbtlab.record.device_mapper import DeviceMapper, Snapshots, Target
+from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Refused, Role, State, Tracker
+from cbtlab.record.mounted import mount, unmount
+
+MIB = 1 << 20
+EVENT = uapi.EVENT
+P = Role.PHYSICAL
+PLACE = Path("/mnt")
+SYNC, FUA, PREFLUSH, IDLE, REMAINDER = 0x1, 0x2, 0x4, 0x80, 0x10000
+
+mapper = DeviceMapper()
+module = Module()
+
+
+@contextlib.contextmanager
+def refused(*numbers: int) -> Iterator[None]:
+    """Expect that the module refuses with one of these errno."""
+    try:
+        yield
+    except Refused as error:
+        assert error.errno in numbers, error
+    else:
+        raise AssertionError(f"not refused with {[errno.errorcode[n] for n in numbers]}")
+
+
+@contextlib.contextmanager
+def linear(name: str = "disk", size: int = 16 * MIB, start: int = 0) -> Iterator[str]:
+    """Make a linear volume on the disk of the lab; yield its node."""
+    words = f"/dev/lab/volume {start // 512}"
+    yield mapper.create(name, [Target(0, size // 512, "linear", words)]).node
+    mapper.remove(name)
+
+
+@contextlib.contextmanager
+def tracked(node: object, granularity: int = 4096, interval: int = 0) -> Iterator[Tracker]:
+    """Attach a tracker for the length of a ``with``; earlier events are thrown away."""
+    while module.read():
+        pass
+    tracker = module.attach(node, role=P, granularity=granularity, interval=interval)  # type: ignore[arg-type]
+    try:
+        yield tracker
+    finally:
+        tracker.detach()
+
+
+def events() -> list[dict[str, object]]:
+    """Take all events out of the ring."""
+    names = "seq time offset length inode inode_offset interval pid flags tracker op known comm"
+    data = b""
+    while more := module.read():
+        data += more
+    return [dict(zip(names.split(), fields, strict=True)) for fields in EVENT.iter_unpack(data)]
+
+
+def attach_refuses() -> None:
+    def attach(device: object, granularity: int = 4096, role: int = P) -> None:
+        module.attach(device, role=role, granularity=granularity).detach()  # type: ignore[arg-type]
+
+    with linear() as node:
+        for granularity in (0, 1, 256, 511, 3000, 4097, 2 * MIB, 2**31, 2**32 - 1):
+            with refused(errno.EINVAL):
+                attach(node, granularity)
+        for granularity in (512, MIB):
+            attach(node, granularity)
+        for role in (0, 3, 255):
+            with refused(errno.EINVAL):
+                attach(node, role=role)
+    with refused(errno.EOPNOTSUPP):  # request-based
+        attach("/dev/lab/volume")
+    with refused(errno.ENOENT):
+        attach("/dev/nothing")
+    with refused(errno.ENOTBLK):
+        attach("/tmp")
+    with refused(errno.ENXIO):
+        attach((253, 999_999))
+    with refused(errno.ENXIO):
+        attach((2**31, 0))
+    with refused(errno.ENAMETOOLONG, errno.EINVAL):
+        attach("/dev/" + "x" * 5000)
+    mapper._call(3, "empty")
+    mapper.load("empty", [Target(0, 2048, "error", "")])  # and not resumed: no table yet
+    with refused(errno.ENODATA):
+        attach(mapper.info("empty").node)
+    mapper.remove("empty")
+    huge = mapper.create("huge", [Target(0, 2**53, "error", "")]).node
+    with refused(errno.ENOMEM):
+        attach(huge, 512)
+    mapper.remove("huge")
+
+
+def log_on_the_volume_is_refused() -> None:
+    with linear() as node:
+        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", node], check=True)
+        mount(node, PLACE, "ext4")
+        with (PLACE / "events").open("wb") as log:
+            fields = (0, *os_numbers(node), 4096, 0, log.fileno(), P, 0, 0, 0, 0)
+            with refused(errno.ELOOP):
+                module.call(node, uapi.IOC_ATTACH, uapi.ATTACH, *fields)
+        unmount(PLACE)
+
+
+def os_numbers(node: str) -> tuple[int, int]:
+    number = Path(node).stat().st_rdev
+    return os.major(number), os.minor(number)
+
+
+def other_calls_refuse() -> None:
+    with linear() as node, tracked(os_numbers(node)) as tracker:
+        nobody = module.tracker(60_000)
+        for call in (nobody.status, nobody.clear, nobody.detach, nobody.changed):
+            with refused(errno.ENOENT):
+                call()
+        with refused(errno.ENODATA):
+            tracker.changed(FROZEN)
+        with refused(errno.EINVAL):
+            tracker.bitmap(2)
+        with refused(errno.EINVAL):
+            tracker.bitmap(ACTIVE, 2)
+        with refused(errno.EBUSY):
+            module.ring(1000)
+        with refused(errno.EBUSY):  # not suspended
+            module.switch([tracker])
+        with refused(errno.EINVAL):
+            module.switch([])
+        with refused(errno.EINVAL):
+            module.switch([tracker] * 65)
+        mapper.suspend("disk")
+        with refused(errno.EINVAL):
+            module.switch([tracker, tracker])
+        with refused(errno.ENOENT):
+            module.switch([tracker, nobody])
+        assert tracker.status().interval == 0
+        assert module.switch([tracker]).suspended
+        mapper.resume("disk")
+        assert tracker.status().interval == 1
+        with refused(errno.EFAULT):
+            module.call("bits", uapi.IOC_BITS, uapi.BITS, 8, 0, 64, tracker.id, 0, 0, 0)
+        with refused(errno.ENOTTY):
+            module.call("none", 0xC0044399, uapi.ID, 0)
+        try:
+            mapper.remove("disk", patience=0)
+        except OSError as error:
+            assert error.errno == errno.EBUSY
+        else:
+            raise AssertionError("a tracked volume was removed")
+        assert subprocess.run(["/lab/busybox", "rmmod", "cbt"], stderr=-3).returncode
+    for room in (0, 15, 2**24 + 1, 2**63):
+        with refused(errno.EINVAL):
+            module.ring(room)
+    child = os.fork()
+    if not child:
+        os.setuid(1000)
+        status = 1
+        with contextlib.suppress(Refused):
+            status = module.info().version
+        os._exit(status and 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    # A descriptor kept by a program that has lost its rights is of no use.
+
+
+def marks_clip_and_round_outward() -> None:
+    with linear() as node, tracked(node, 65536) as coarse, tracked(node, 512) as fine:
+        volumes.write(node, 65536 - 512, b"x" * 1024)
+        volumes.write(node, 16 * MIB - 512, b"x" * 512)
+        assert volumes.marked(coarse.changed()) == {0, 1, 255}
+        assert volumes.marked(fine.changed()) == {127, 128, 32767}
+        found = events()
+        assert [(e["tracker"], e["offset"], e["length"]) for e in found] == [
+            (t.id, *rest) for rest in ((65024, 1024), (16 * MIB - 512, 512)) for t in (coarse, fine)
+        ]
+        assert [e["seq"] for e in found] == list(range(found[0]["seq"], found[0]["seq"] + 4))  # type: ignore[operator,arg-type]
+        assert all(e["op"] == 1 and e["pid"] == os.getpid() for e in found)
+        assert all(e["comm"].startswith(b"python3.11") for e in found)  # type: ignore[attr-defined]
+        assert all(e["flags"] & (SYNC | IDLE) for e in found)  # type: ignore[operator]
+
+
+def split_writes_are_marked_remainders() -> None:
+    with linear("base") as base:
+        node = mapper.create("disk", [Target(0, 32768, "snapshot-origin", base)]).node
+        provider = Snapshots(mapper, "disk", "/dev/lab/store")
+        provider.prepare()
+        mapper.suspend("disk")
+        provider.create("snapshot")
+        mapper.resume("disk")
+        with tracked(node) as tracker:
+            volumes.write(node, MIB, b"x" * 65536)
+            found = events()
+            assert [e["offset"] for e in found] == list(range(MIB, MIB + 65536, 4096))
+            assert [bool(e["flags"] & REMAINDER) for e in found] == [False] + [True] * 15  # type: ignore[operator]
+            status = tracker.status()
+            assert (status.events, status.bytes, status.remainders) == (16, 65536, 15)
+        provider.remove("snapshot")
+        mapper.remove("disk")
+
+
+def deferred_writes_belong_to_the_new_interval() -> None:
+    with linear() as node, tracked(node, interval=7) as tracker:
+        mapper.suspend("disk")
+        child = os.fork()
+        if not child:
+            volumes.write(node, 0, b"x" * 4096)
+            os._exit(0)
+        time.sleep(0.3)
+        module.switch([tracker])
+        assert not any(tracker.changed())
+        mapper.resume("disk")
+        assert os.waitpid(child, 0)[1] == 0
+        assert volumes.marked(tracker.changed()) == {0}
+        assert [(e["interval"], e["flags"] & REMAINDER) for e in events()] == [(7, 0), (8, 0)]  # type: ignore[operator]
+        assert not tracker.status().faults
+
+
+def discards_are_kept_apart() -> None:
+    with linear() as node, tracked(node) as tracker:
+
+        def blkdiscard(call: int, start: int, length: int) -> None:
+            fd = os.open(node, os.O_RDWR)
+            fcntl.ioctl(fd, call, struct.pack("=QQ", start, length))
+            os.close(fd)
+
+        blkdiscard(0x1277, 1024, 4 * 4096)  # BLKDISCARD
+        assert volumes.marked(tracker.changed()) == {0, 1, 2, 3, 4}
+        assert volumes.marked(tracker.discarded()) == {1, 2, 3}
+        volumes.write(node, 2 * 4096, b"x" * 512)
+        assert volumes.marked(tracker.discarded()) == {1, 3}
+        blkdiscard(0x127F, 3 * 4096, 4096)  # BLKZEROOUT
+        assert volumes.marked(tracker.discarded()) == {1}
+        assert [e["op"] for e in events()] in ([3, 1, 2], [3, 1, 1])
+        blkdiscard(0x1277, 0, 16 * MIB)
+        assert len(volumes.marked(tracker.discarded())) == 4096
+        assert tracker.status().discards >= 2
+
+
+def inode_is_told_only_where_it_is_known() -> None:
+    with linear(size=32 * MIB) as node:
+        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", node], check=True)
+        mount(node, PLACE, "ext4")
+        with tracked(node):
+            path = PLACE / "file"
+            with path.open("wb") as out:
+                out.write(b"x" * 40960)
+                out.flush()
+                os.fsync(out.fileno())
+            number = path.stat().st_ino
+            known = [e for e in events() if e["known"] & 1]  # type: ignore[operator]
+            assert known
+            assert {e["inode"] for e in known} == {number}
+            covered = sum(e["length"] for e in known)  # type: ignore[misc]
+            assert covered == 40960
+            assert sorted(e["inode_offset"] for e in known)[0] == 0  # type: ignore[type-var]
+            volumes.write(path, 0, b"y" * 4096)
+            direct = [e for e in events() if e["length"] == 4096 and e["flags"] & IDLE]  # type: ignore[operator]
+            assert direct
+            assert all(e["known"] == 4 for e in direct)
+        unmount(PLACE)
+
+
+def growth_and_shrinking_are_told() -> None:
+    def resize(size: int) -> None:
+        mapper.suspend("disk")
+        mapper.load("disk", [Target(0, size // 512, "linear", "/dev/lab/volume 0")])
+        mapper.resume("disk")
+
+    with linear(size=8 * MIB) as node, tracked(node) as tracker:
+        resize(12 * MIB)
+        volumes.write(node, 8 * MIB - 4096, b"x" * 12288)
+        assert volumes.marked(tracker.changed()) == {2047}
+        status = tracker.status()
+        assert status.states == State.GREW
+        assert (status.grown_to, status.current_size) == (8 * MIB + 8192, 12 * MIB)
+        assert status.faults
+        resize(4 * MIB)
+        assert tracker.status().states == State.GREW | State.SHRANK
+        resize(8 * MIB)
+        assert State.SHRANK in tracker.status().states, "not sticky"
+
+
+def partitions_count_from_their_start() -> None:
+    disk = os.open("/dev/ram0", os.O_RDWR)
+    part = struct.pack("=qqi64s64s4x", MIB, 2 * MIB, 1, b"", b"")
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(disk, 0x1269, blkpg(2, part))  # BLKPG_DEL_PARTITION
+    fcntl.ioctl(disk, 0x1269, blkpg(1, part))  # BLKPG_ADD_PARTITION
+    numbers = tuple(map(int, Path("/sys/block/ram0/ram0p1/dev").read_text().split(":")))
+    with tracked(numbers) as tracker, tracked("/dev/ram0") as whole:
+        assert tracker.status().volume_size == 2 * MIB
+        assert tracker.status().name == "ram0p1"
+        volumes.write("/dev/ram0", MIB - 4096, b"x" * 8192)  # into its first block
+        volumes.write("/dev/ram0", 3 * MIB, b"x" * 4096)  # just past it
+        os.mknod("/tmp/part", 0o60600, os.makedev(*numbers))
+        volumes.write("/tmp/part", 8192, b"x" * 4096)
+        assert volumes.marked(tracker.changed()) == {0, 2}
+        assert volumes.marked(whole.changed()) == {255, 256, 258, 768}
+        ranges = [(e["offset"], e["length"]) for e in events() if e["tracker"] == tracker.id]
+        assert ranges == [(0, 4096), (8192, 4096)]
+        with refused(errno.EOPNOTSUPP):  # no device-mapper: cannot be suspended
+            module.switch([tracker])
+        assert not module.switch([tracker, whole], running=True).suspended
+        assert State.RUNNING in tracker.status().states
+    os.close(disk)
+
+
+def blkpg(operation: int, part: bytes) -> bytes:
+    import ctypes
+
+    blkpg.kept = ctypes.create_string_buffer(part)  # type: ignore[attr-defined]
+    address = ctypes.addressof(blkpg.kept)  # type: ignore[attr-defined]
+    return struct.pack("=iii4xQ", operation, 0, len(part), address)
+
+
+def full_ring_drops_exactly_and_bits_stay_whole() -> None:
+    module.ring(64)
+    with linear() as node, tracked(node) as tracker:
+        for block in range(500):
+            volumes.write(node, block * 8192, b"x" * 4096)
+        info = module.info()
+        assert (info.next_seq, info.recorded, info.dropped, info.ring_used) == (501, 64, 436, 64)
+        assert volumes.marked(tracker.changed()) == set(range(0, 1000, 2))
+        assert [e["seq"] for e in events()] == list(range(1, 65))
+        volumes.write(node, 0, b"x" * 4096)
+        assert [e["seq"] for e in events()] == [501]
+    module.ring(1 << 16)
+    assert module.info().next_seq == 1
+    assert module.info().generation != info.generation
+
+
+def attach_and_detach_many_times() -> None:
+    with linear() as node, volumes.writers(Path("/tmp"), lambda _, seed: hammer(node)):
+        for count in range(40):
+            trackers = [module.attach(node, role=P, granularity=4096) for _ in range(3)]
+            volumes.write(node, 4096 * (1000 + count), b"x" * 4096)
+            for tracker in trackers:
+                assert 1000 + count in volumes.marked(tracker.changed())
+                tracker.detach()
+    while module.read():
+        pass
+
+
+def hammer(node: str) -> Iterator[None]:
+    while True:
+        for block in range(100):
+            volumes.write(node, block * 4096, b"y" * 4096)
+        yield
+
+
+def main() -> None:
+    for behaviour in (
+        attach_refuses,
+        log_on_the_volume_is_refused,
+        other_calls_refuse,
+        marks_clip_and_round_outward,
+        split_writes_are_marked_remainders,
+        deferred_writes_belong_to_the_new_interval,
+        discards_are_kept_apart,
+        inode_is_told_only_where_it_is_known,
+        growth_and_shrinking_are_told,
+        partitions_count_from_their_start,
+        full_ring_drops_exactly_and_bits_stay_whole,
+        attach_and_detach_many_times,
+    ):
+        print(f"cbtlab: {behaviour.__name__.replace('_', ' ')}", flush=True)
+        behaviour()
+        assert module.info().trackers == 0, "a tracker was left"
+    module.close()
+    subprocess.run(["/lab/busybox", "rmmod", "cbt"], check=True)
+
+
+if __name__ == "__main__":
+    main()
