@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cbtlab.audit import Audit
 from cbtlab.errors import InputError
 from cbtlab.report import words
-from cbtlab.report.view import view
+from cbtlab.report.contents import contents_of
 from cbtlab.units import format_bytes
 
 __all__ = ["render", "write"]
@@ -40,6 +40,7 @@ def render(audit: Audit) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=words.clean,  # every value that is shown, whatever it comes from
     )
     environment.filters |= {
@@ -48,4 +49,4 @@ def render(audit: Audit) -> str:
         "moment": words.moment,
         "bytes": format_bytes,
     }
-    return environment.get_template("report.html").render(view(audit))
+    return environment.get_template("report.html").render(contents_of(audit))

@@ -17,7 +17,7 @@ EVIDENCE = 1_200  # rows of evidence in the whole file
 FILES, EXTENTS, SUBTRACTED, SOURCES = 60, 6, 20, 400  # rows per list
 
 
-def view(audit: Audit) -> dict[str, Any]:
+def contents_of(audit: Audit) -> dict[str, Any]:
     """Return everything that the template needs, of an audit that is finished."""
     document = audit.document()
     pictures = Pictures()
@@ -47,6 +47,7 @@ def view(audit: Audit) -> dict[str, Any]:
         "names": [check["name"] for check in entries[0]["checks"]],
         "entries": entries,
         "backups": backups,
+        "sections": {backup["k"] for backup in backups},
         "left_out": len(entries) - len(backups),
         "pictures": top,
         "pictures_left_out": pictures.left_out,
