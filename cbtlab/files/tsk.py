@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -44,6 +45,7 @@ class _Image(pytsk3.Img_Info):  # type: ignore[misc]
 
     def __init__(self, volume: Volume, patches: Mapping[int, bytes]) -> None:
         self._volume, self._patches = volume, patches
+        self._places = sorted(patches)
         super().__init__(url="", type=pytsk3.TSK_IMG_TYPE_EXTERNAL)
 
     def close(self) -> None:
@@ -52,11 +54,14 @@ class _Image(pytsk3.Img_Info):  # type: ignore[misc]
     def read(self, offset: int, size: int) -> bytes:
         length = max(0, min(size, self._volume.size - offset))
         data = self._volume.read(offset, length)
-        for place, patch in self._patches.items():
-            at = place - offset
-            if at >= 0 and at + len(patch) <= length:  # fields of an inode, never cut by a read
-                data = data[:at] + patch + data[at + len(patch) :]
-        return data
+        first, last = (bisect_left(self._places, at) for at in (offset, offset + length))
+        if first == last:
+            return data
+        patched = bytearray(data)
+        for place in self._places[first:last]:  # fields of an inode, never cut by a read
+            patch = self._patches[place]
+            patched[place - offset : place - offset + len(patch)] = patch
+        return bytes(patched[:length])
 
     def get_size(self) -> int:
         return self._volume.size

@@ -126,7 +126,7 @@ def fill(root: Path, attributes: bool = True) -> None:
     for name in (b"caf\xc3\xa9", b"bad\xff\xfe", b"back\\xff", b"two\nlines", b"a b"):
         Path(os.fsdecode(os.fsencode(root) + b"/" + name)).write_bytes(b"name" * 40)
     (root / "symlink").symlink_to("short")
-    (root / "long-symlink").symlink_to("long/" * 40)
+    (root / "long-symlink").symlink_to("long/" * 40 + "x")
     os.mkfifo(root / "fifo")
     with (root / "sparse").open("wb") as file:
         for at in (MIB, 3 * MIB, 3 * MIB + 8192):
