@@ -88,8 +88,8 @@ int cbt_hook_freeze(struct gendisk *disk)
 	if (blk_mq_freeze_queue_wait_timeout(disk->queue, CBT_FREEZE_TIMEOUT) > 0)
 		return 0;
 	blk_mq_unfreeze_queue(disk->queue);
-	cbt_refused("%s: cannot be frozen: a write is stuck in its driver\n",
-		    disk->disk_name);
+	cbt_err("%s: cannot be frozen: a write is stuck in its driver\n",
+		disk->disk_name);
 	return -EBUSY;
 }
 
@@ -152,8 +152,8 @@ int cbt_hook_add(struct cbt_tracker *tracker)
 	if (!hook)
 		return -ENOMEM;
 	if (!first && !cbt_hook_in_place(hook)) {
-		cbt_refused("%s: another module has replaced our write handler\n",
-			    disk->disk_name);
+		cbt_err("%s: another module has replaced our write handler\n",
+			disk->disk_name);
 		return -EBUSY;
 	}
 	if (first)
@@ -187,8 +187,8 @@ int cbt_hook_remove(struct cbt_tracker *tracker)
 		return err;
 	if (last && !cbt_hook_in_place(hook)) {
 		cbt_hook_thaw(disk);
-		cbt_refused("%s: another module has replaced our write handler\n",
-			    disk->disk_name);
+		cbt_err("%s: another module has replaced our write handler\n",
+			disk->disk_name);
 		return -EBUSY;
 	}
 	list_del(&tracker->on_hook);

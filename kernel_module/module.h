@@ -33,7 +33,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 /* Why a call was refused.  Anybody's loop of bad calls must not fill the log. */
-#define cbt_refused(fmt, ...) pr_err_ratelimited(fmt, ##__VA_ARGS__)
+#define cbt_err(fmt, ...) pr_err_ratelimited(fmt, ##__VA_ARGS__)
 
 #define CBT_FREEZE_TIMEOUT (5 * HZ)
 

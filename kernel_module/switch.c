@@ -75,8 +75,8 @@ static int open_suspended(struct part *parts, u32 count, bool running)
 		if (err == -EOPNOTSUPP && running)
 			continue;
 		if (err) {
-			cbt_refused("%s: not a device-mapper volume, cannot be suspended\n",
-				    parts[i].tracker->name);
+			cbt_err("%s: not a device-mapper volume, cannot be suspended\n",
+				parts[i].tracker->name);
 			return err;
 		}
 	}
@@ -96,8 +96,8 @@ static bool ask_suspended(struct part *parts, u32 count, bool running)
 		if (running)
 			atomic_or(CBT_S_RUNNING, &parts[i].tracker->states);
 		else
-			cbt_refused("%s: not suspended: a switch now would lose writes\n",
-				    parts[i].tracker->name);
+			cbt_err("%s: not suspended: a switch now would lose writes\n",
+				parts[i].tracker->name);
 	}
 	return all;
 }

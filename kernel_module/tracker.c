@@ -118,20 +118,20 @@ static int check_disk(struct block_device *bdev)
 	struct gendisk *disk = bdev->bd_disk;
 
 	if (!disk->fops->submit_bio || queue_is_mq(disk->queue)) {
-		cbt_refused("%pg: request-based, has no write handler to replace; put a device-mapper linear target (LVM) on top and attach to that\n",
-			    bdev);
+		cbt_err("%pg: request-based, has no write handler to replace; put a device-mapper linear target (LVM) on top and attach to that\n",
+			bdev);
 		return -EOPNOTSUPP;
 	}
 	if (blk_queue_dax(disk->queue)) {
-		cbt_refused("%pg: DAX writes would bypass the write handler\n", bdev);
+		cbt_err("%pg: DAX writes would bypass the write handler\n", bdev);
 		return -EOPNOTSUPP;
 	}
 	if (bdev_is_zoned(bdev)) {
-		cbt_refused("%pg: zoned devices are not tracked\n", bdev);
+		cbt_err("%pg: zoned devices are not tracked\n", bdev);
 		return -EOPNOTSUPP;
 	}
 	if (!bdev_nr_bytes(bdev)) {
-		cbt_refused("%pg: is empty; attach when its table is loaded\n", bdev);
+		cbt_err("%pg: is empty; attach when its table is loaded\n", bdev);
 		return -ENODATA;
 	}
 	return 0;
@@ -159,7 +159,7 @@ static int check_log(struct block_device *bdev, int fd)
 	fput(file);
 	if (!same)
 		return 0;
-	cbt_refused("%pg: the events would be saved on the tracked volume\n", bdev);
+	cbt_err("%pg: the events would be saved on the tracked volume\n", bdev);
 	return -ELOOP;
 }
 
@@ -200,8 +200,8 @@ static int alloc_bits(struct cbt_tracker *tracker)
 			err = cbt_bitmap_alloc(&tracker->bits[i].discarded, blocks);
 	}
 	if (err) {
-		cbt_refused("%s: its bitmaps take %llu bytes of memory, which cannot be had; a coarser granularity takes less\n",
-			    tracker->name, memory);
+		cbt_err("%s: its bitmaps take %llu bytes of memory, which cannot be had; a coarser granularity takes less\n",
+			tracker->name, memory);
 		free_bits(tracker);
 	}
 	return err;
@@ -259,7 +259,7 @@ int cbt_tracker_attach(struct cbt_attach *call, dev_t dev)
 	int err;
 
 	if (!attach_call_valid(call)) {
-		cbt_refused("attach: the role is 1 or 2, the granularity a power of two from 512 to 1048576\n");
+		cbt_err("attach: the role is 1 or 2, the granularity a power of two from 512 to 1048576\n");
 		return -EINVAL;
 	}
 	tracker = kzalloc(sizeof(*tracker), GFP_KERNEL);
