@@ -73,11 +73,12 @@ def cli() -> None:
 def audit(case: Path, out: Path | None, policy: str, force: bool, as_json: bool) -> None:
     """Audit CASE: replay, exclude, plan, write the chain, restore, run every check."""
     from cbtlab import audit as auditing
+    from cbtlab import report
     from cbtlab.case import Case
 
     opened = Case.open(case)
     out = out or Path(f"audit-{opened.name}")
-    result = auditing.run(opened, out, policy=policy, force=force)
+    result = auditing.run(opened, out, policy=policy, force=force, report=report.write)
     answer(result.document(), as_json, lambda: f"{result.text()}\n{out}")
     status(result.holds)
 

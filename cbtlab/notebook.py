@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from cbtlab import plots
+from cbtlab import plots, report
 from cbtlab.audit import Audit, Rules, run
 from cbtlab.audit.rules import RULES
 from cbtlab.bitmap import Bitmap
@@ -221,14 +221,14 @@ class NotebookCase:
     ) -> Audit:
         """Run every check; the result shows itself as a table.
 
-        Without ``out`` the chain goes to a temporary folder that is removed
-        with this object, and no report is written.
+        ``out`` gets ``audit.json``, ``report.html`` and the chain; without it the
+        chain goes to a temporary folder that is removed with this object.
         """
         if out is not None:
-            return run(self.case, out, policy, force, rules=rules)
+            return run(self.case, out, policy, force, rules=rules, report=report.write)
         self._outputs.append(tempfile.TemporaryDirectory(prefix="cbtlab-"))
         folder = Path(self._outputs[-1].name) / "audit"
-        return run(self.case, folder, policy, rules=rules, report=False)
+        return run(self.case, folder, policy, rules=rules)
 
     # Pictures -------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def judged(
 ) -> audit.Audit:
     """Return the audit of a recording."""
     case = recording.case(folder / "case", bitmaps=bitmaps, sequences=sequences)
-    return audit.run(case, folder / "audit", policy, rules=rules, report=False)
+    return audit.run(case, folder / "audit", policy, rules=rules)
 
 
 def verdict(found: audit.Audit, k: int, name: str) -> Verdict:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,10 +117,11 @@ def run(
     force: bool = False,
     *,
     rules: Rules = RULES,
-    report: bool = True,
+    report: Callable[[Audit, Path], None] | None = None,
 ) -> Audit:
-    """Audit a case into the folder ``out``: ``audit.json``, ``report.html`` and ``chain/``.
+    """Audit a case into the folder ``out``: ``audit.json``, ``chain/``, and a ``report.html``.
 
+    ``report`` writes the page (``cbtlab.report.write``); without it there is none.
     ``rules`` replaces the merge or the plan, to show what wrong ones lead to.
     Raises InputError when the case cannot be used, one of its pieces was
     altered, or ``out`` exists and ``force`` is not set; then ``out`` is as it was.
@@ -149,8 +150,8 @@ def run(
             raise InputError(case.path / changed, "changed while it was audited", "audit it again")
         audit.extra = _about(case, policy, rules, started, auditor)
         _write(folder / AUDIT, audit.document())
-        if report:
-            _report(audit, folder / REPORT)
+        if report is not None:
+            report(audit, folder / REPORT)
         _replace(folder, out)
     return audit
 
@@ -189,16 +190,6 @@ def _about(case: Case, policy: str, rules: Rules, started: int, auditor: Auditor
         "started": format_time(started),
         "seconds": round((time.time_ns() - started) / 1e9, 3),
     }
-
-
-def _report(audit: Audit, path: Path) -> None:
-    try:
-        from cbtlab import report
-    except ImportError:
-        return
-    write = getattr(report, "write", None)
-    if write is not None:
-        write(audit, path)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

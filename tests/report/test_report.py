@@ -79,7 +79,7 @@ class Page(HTMLParser):
 def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     folder = tmp_path_factory.mktemp("office")
     case = factory.office(folder / "recording").case(folder / "case")
-    return auditing.run(case, folder / "out", report=False)
+    return auditing.run(case, folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -269,12 +269,13 @@ def test_the_deletes_own_writes_stand_apart_from_the_mounts(tmp_path: Path) -> N
         marks=marks,
         log={"frozen_ns": 12_345_678, "deleted": ["a", "b"], "store": {"used": 7}},
     )
-    made = report.render(auditing.run(case, tmp_path / "out", report=False))
+    made = report.render(auditing.run(case, tmp_path / "out"))
     text = Page(made).text
     assert "mounting: journal, superblock, orphans 2 " in text
     assert "deleting the excluded files 3 " in text
-    assert "The volume stood still for 12.3 ms" in text
-    assert "2 names were deleted" in text and "store: used: 7" in text
+    assert "Its queue was frozen for 12.3 ms" in text
+    assert "2 names were deleted" in text and "store: {'used': 7}" in text
+    assert "while deleting" not in text and made.count("data:image/png") == 5
 
 
 @pytest.mark.slow
