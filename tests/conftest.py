@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import factory
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import settings
 
 from cbtlab.case import Case
+from cbtlab.errors import InputError
+from cbtlab.lab.laboratory import prepare
 
 # A busy machine must not fail a property: no limit on the time of one example.
 settings.register_profile("cbtlab", deadline=None, print_blob=True)
@@ -34,3 +37,20 @@ def office_case(office: factory.Recording, tmp_path_factory: pytest.TempPathFact
 def spoiled(office: factory.Recording, tmp_path: Path) -> factory.Recording:
     """Return a copy of the recording, to be spoiled."""
     return office.copy(tmp_path / "spoiled")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that boots a kernel where that cannot be had, and say why."""
+    if item.get_closest_marker("vm"):
+        reason = _no_laboratory()
+        if reason:
+            pytest.skip(reason)
+
+
+@functools.cache
+def _no_laboratory() -> str:
+    try:
+        prepare()
+    except InputError as error:
+        return f"no virtual machine: {error}"
+    return ""

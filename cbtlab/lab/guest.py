@@ -144,6 +144,8 @@ def _disks(disks: Mapping[str, int | Path], work: Path) -> dict[str, Path]:
 def _unpack(disk: Path, to: Path) -> Path:
     to.mkdir(exist_ok=True)
     with tarfile.open(disk) as archive:
-        archive.extractall(to, filter="data")
+        if hasattr(tarfile, "data_filter"):  # from 3.11.4 on; Debian 12 has 3.11.2
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(to)
     disk.unlink()
     return to

@@ -14,7 +14,8 @@ import pathspec
 
 from cbtlab.case import FOLDERS, MANIFEST, Case
 from cbtlab.errors import InputError
-from cbtlab.lab import guest, kernels
+from cbtlab.lab import guest, initramfs, kernels, qemu
+from cbtlab.lab.packages import require
 from cbtlab.lab.packing import pack
 from cbtlab.lab.stage import Scenario
 
@@ -71,6 +72,15 @@ def _files() -> dict[str, Path]:
     return {**files, "lab/python/pathspec": Path(pathspec.__file__).parent}
 
 
+def prepare() -> None:
+    """Fetch all that a run needs; InputError names what this machine does not have."""
+    qemu.accelerator()
+    require("gcc", "make", package="build-essential")
+    initramfs.userland()
+    for version in kernels.VERSIONS:
+        kernels.kernel(version)
+
+
 def run(
     name: str,
     kernel: str,
@@ -99,6 +109,8 @@ def run(
     scenario = load(known[name].path)
     size, backups = scenario.volume_size, len(scenario.steps)
     backups = min(steps or backups, backups)
+    qemu.accelerator()
+    require("gcc", "make", package="build-essential")
     on_phase(f"kernel {kernel}: fetching and building")
     kernels.module(kernels.kernel(kernel))
     work = Path(tempfile.mkdtemp(prefix=f"cbtlab-{name}-"))

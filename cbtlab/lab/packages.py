@@ -38,8 +38,8 @@ class Archive:
     """Debian's archive through apt, with state and cache of its own below ``folder``."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        require("apt-get", "apt-cache", package="apt (the laboratory needs Debian)")
-        require("dpkg-deb", package="dpkg")
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise InputError(_LABORATORY, "apt is missing", "run the laboratory on Debian")
         self.folder = folder or cache_dir() / "apt"
         self._updated = False
 

@@ -15,8 +15,8 @@ from cbtlab.lab.packages import require
 QEMU = "qemu-system-x86_64"
 _POLL_SECONDS = 0.1
 _PROBE_SECONDS = 3.0
-# out 0x501, al: ends QEMU through its debug port, as soon as a guest runs at all.
-_PROBE = bytes.fromhex("ba0105b000eef4ebfd")
+# out 0x501, 0x15: ends QEMU through its debug port with status 0x15 * 2 + 1.
+_PROBE, _PROBED = bytes.fromhex("ba0105b015eef4ebfd"), 43
 
 
 class GuestError(CbtlabError):
@@ -44,7 +44,7 @@ def accelerator() -> str:
             done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS)
         except subprocess.TimeoutExpired:
             return "tcg"
-        return "kvm" if done.returncode == 1 else "tcg"
+        return "kvm" if done.returncode == _PROBED else "tcg"
 
 
 def arguments(
