@@ -29,11 +29,12 @@ NEEDS = ("mke2fs", "debugfs", "e2fsck")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"])
 START = 1_767_600_000_000_000_000  # 2026-01-05T08:00:00Z, in nanoseconds
 HOUR = 3_600_000_000_000
-_WORDS = """
+_TEXT = """
 account audit backup bitmap block carry chain cluster copy delete digest extent file folder
 granularity held image interval journal kept ledger merge night office page quarter report
 snapshot table unit volume write year zero
-""".split()
+"""
+_WORDS = _TEXT.split()
 
 
 def missing_tools() -> list[str]:
@@ -240,6 +241,8 @@ class Recording:
             )
         every = pd.concat(frames, ignore_index=True).sort_values("time", ignore_index=True)
         every["seq"] = np.arange(1, len(every) + 1)
+        # a loss is seen between two events, so none that a test may lose is the first
+        assert every["volume"].iloc[0] == "snapshot"
         every = normalize(every)
         for k, backup in enumerate(self.backups):
             for volume in ("physical", "snapshot")[k == 0 :]:

@@ -20,6 +20,7 @@ from cbtlab.errors import InputError
 from cbtlab.exclude import Exclusion, excluded
 from cbtlab.images import Image, open_image
 from cbtlab.manifest import Fault
+from cbtlab.phases import written_by_phase
 from cbtlab.plan import Plan, held
 from cbtlab.progress import progress
 from cbtlab.replay import Merged, Replay
@@ -297,7 +298,7 @@ def _details(m: Material) -> dict[str, Any]:
         "unusable": list(m.interval.unusable),
         "marks": m.interval.marks,
         "log": m.interval.record.get("log", {}),
-        "snapshot_phases": phases(m),
+        "snapshot_phases": _phases(m.interval),
         "digests": {
             "snapshot": m.interval.content_digest("snapshot"),
             "stored": m.interval.content_digest("stored"),
@@ -356,30 +357,12 @@ def _count(bitmap: Bitmap | None) -> int | None:
     return None if bitmap is None else bitmap.count()
 
 
-def phases(m: Material) -> list[dict[str, Any]]:
-    """Return writes and blocks of S_k between the marks of its recording, in order.
-
-    This parts what mounting wrote from what the delete wrote.  Empty where the
-    recording has no marks or no sequence.
-    """
-    marks = [mark for mark in m.interval.marks if isinstance(mark.get("seq"), int)]
-    rows = m.interval.writes("snapshot")
-    if not marks or rows is None or rows["seq"].isna().any():
+def _phases(interval: Interval) -> list[dict[str, Any]]:
+    """Return what was written on S_k while it was mounted, deleted on, unmounted."""
+    found = written_by_phase(interval)
+    if found is None:
         return []
-    marks.sort(key=lambda mark: mark["seq"])
-    seq = rows["seq"].to_numpy("uint64")
-    edges = [mark["seq"] for mark in marks[1:]] + [1 << 63]
-    found = []
-    for mark, end in zip(marks, edges, strict=True):
-        part = rows[(seq >= mark["seq"]) & (seq < end)]
-        if len(part):
-            blocks = part.writes.bitmap(m.size, m.granularity)
-            found.append(
-                {
-                    "after": str(mark.get("name", "")),
-                    "writes": len(part),
-                    "bytes": int(part["length"].sum()),
-                    "blocks": blocks.count(),
-                }
-            )
-    return found
+    return [
+        {"phase": str(name), **{str(column): int(value) for column, value in row.items()}}
+        for name, row in found.to_dict("index").items()
+    ]

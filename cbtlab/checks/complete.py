@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cbtlab.checks.material import Material
@@ -20,16 +22,17 @@ def complete(m: Material) -> Verdict:
         return verdict(NAME, False if m.fault else None, m.unjudged)
     assert m.plan is not None
     lost, shown = _compare(m)
-    evidence = m.block_items(lost[:EVIDENCE_LIMIT], notes="held, and not as S_k* has it")
-    evidence += m.block_items(shown[:EVIDENCE_LIMIT], notes="not held, and not zero")
+    evidence = _items(m, lost, "held, and not as S_k* has it")
+    evidence += _items(m, shown, "not held, and not zero")
     for entry in evidence:
         entry["link"] = m.link_of(entry["offset"]) or m.link_name
-    total = len(lost) + len(shown)
+    bad, extra = (len(np.unique(places // m.granularity)) for places in (lost, shown))
+    total = bad + extra
     parts = []
     if total:
         parts.append(
-            f"{count(len(lost), 'block')} of R_k differ from S_k* where held, "
-            f"{count(len(shown), 'block')} outside of what is held are not zero"
+            f"{count(bad, 'block')} of R_k differ from S_k* where held, "
+            f"{count(extra, 'block')} outside of what is held are not zero"
         )
     if m.held_saved is not None and m.held_saved != m.plan.held:
         parts.append("the mask saved with the link is not H_k")
@@ -52,8 +55,19 @@ def complete(m: Material) -> Verdict:
     return verdict(NAME, True, summary)
 
 
+def _items(m: Material, wrong: Ints, note: str) -> list[dict[str, Any]]:
+    """Return evidence for the blocks of these bytes, each with the owner of the first of them."""
+    blocks, first = np.unique(wrong // m.granularity, return_index=True)
+    blocks, first = blocks[:EVIDENCE_LIMIT], first[:EVIDENCE_LIMIT]
+    spots = dict(zip(blocks.tolist(), wrong[first].tolist(), strict=True))
+    return m.block_items(blocks, notes=note, spots=spots)
+
+
 def _compare(m: Material) -> tuple[Ints, Ints]:
-    """Return the blocks whose held bytes are wrong, and those that show bytes not held."""
+    """Return where held bytes are wrong, and where bytes show that are not held.
+
+    One place a block of the mask, in bytes of the volume, rising.
+    """
     assert m.plan is not None and m.restored is not None
     held = m.plan.held
     fine = min(held.granularity, m.granularity)
@@ -63,13 +77,10 @@ def _compare(m: Material) -> tuple[Ints, Ints]:
             continue
         got, want = rows(found, fine), rows(wanted, fine)
         mask = marks(held, offset, length, fine)
-        wrong = unequal(got, want, len(mask)) & mask
-        extra = (not_zero(got) & ~mask) if got is not None else np.zeros(len(mask), np.bool_)
-        for where, into in ((wrong, lost), (extra, shown)):
-            if where.any():
-                at = offset + np.flatnonzero(where) * fine
-                into.append(np.unique(at // m.granularity))
-    return np.unique(np.concatenate(lost)), np.unique(np.concatenate(shown))
+        lost.append(offset + np.flatnonzero(unequal(got, want, len(mask)) & mask) * fine)
+        if got is not None:
+            shown.append(offset + np.flatnonzero(not_zero(got) & ~mask) * fine)
+    return np.concatenate(lost), np.concatenate(shown)
 
 
 def _unheld(m: Material) -> Ints:

@@ -56,7 +56,7 @@ def _judge(m: Material, volume: str) -> _Finding:
     if replayed is None:
         kept = "nothing was recorded" if tracker is None else "a bitmap without a sequence"
         return _Finding(None, f"{volume}: {kept}, so there is nothing to compare")
-    lost = m.lost.of(volume, m.k, alone=tracker is None)
+    lost = m.lost.of(volume, m.k)
     folded = _folded(m, volume)
     finding = (
         _Finding(None, f"{volume}: a sequence without a bitmap, so there is nothing to compare")

@@ -152,7 +152,8 @@ def _valid(m: Material, inodes: Ints) -> pd.DataFrame:
             "valid": valid,
         }
     )
-    return made[made["valid"].to_numpy() > 0]
+    some: pd.DataFrame = made[made["valid"] > 0]
+    return some
 
 
 def _pieces(m: Material, spots: pd.DataFrame) -> Iterator[tuple[str, bytes]]:

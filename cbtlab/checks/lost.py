@@ -1,8 +1,9 @@
 """Lost events: which sequences a gap in the numbers may be of, and when it happened.
 
-A number that stands nowhere is an event that nobody has.  It is of a sequence
-that goes on around the gap, or stands right beside it.  Where a sequence is
-the only record of its volume, whatever it may hide counts.
+A number that stands nowhere is an event that nobody has.  Of the sequences that
+may have had it, it is one that goes on around the gap or stands right beside
+it, one whose bitmap has bits that no event explains, or one that is the only
+record of its volume.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Losses:
     """The gaps of a case, looked up once for all its backups."""
 
     def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._known: dict[Pair, bool | None] = {}
         gaps = replay.gaps
         self.losses: list[Loss] = []
         if not gaps:
@@ -74,9 +77,25 @@ class Losses:
             near = frozenset(around | left.keys() | right.keys())
             self.losses.append(Loss(gap, stamps[0], stamps[1], near))
 
-    def of(self, volume: str, k: int, *, alone: bool) -> list[Loss]:
-        """Return what may be missing of a sequence; ``alone``: it is the only record."""
-        pair = (volume, k)
-        return [
-            loss for loss in self.losses if pair in loss.near or (alone and pair in loss.gap.hides)
-        ]
+    def of(self, volume: str, k: int) -> list[Loss]:
+        """Return the losses that may be of a sequence, and leave it unproven."""
+        return [loss for loss in self.losses if self._blames(loss, (volume, k))]
+
+    def _blames(self, loss: Loss, pair: Pair) -> bool:
+        if pair not in loss.gap.hides:
+            return False
+        unexplained = self._unexplained(pair)
+        if unexplained is None or unexplained:
+            return True  # the only record of its volume, or bits that no event explains
+        if loss.gap.count == 1 and any(self._unexplained(other) for other in loss.gap.hides):
+            return False  # one event, and another sequence lacks one
+        return pair in loss.near
+
+    def _unexplained(self, pair: Pair) -> bool | None:
+        """Return whether the tracker has bits that no event explains; None without a tracker."""
+        if pair not in self._known:
+            tracker = self._replay.tracker(*pair)
+            replayed = self._replay.replayed(*pair)
+            known = None if tracker is None or replayed is None else (tracker - replayed).any()
+            self._known[pair] = known
+        return self._known[pair]

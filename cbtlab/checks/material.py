@@ -126,29 +126,33 @@ class Material:
         return list(names)
 
     def block_items(
-        self, blocks: Ints, times: Mapping[int, str] | None = None, notes: Any = None
+        self,
+        blocks: Ints,
+        times: Mapping[int, str] | None = None,
+        notes: Any = None,
+        spots: Mapping[int, int] | None = None,
     ) -> list[dict[str, Any]]:
         """Return evidence for blocks of the case's granularity, with the owner of each.
 
-        ``notes`` is one note for all, or a mapping from block to note.
+        ``notes`` is one note for all, or a mapping from block to note.  ``spots``
+        maps a block to the byte of the volume in it whose owner is meant; the
+        first byte where it does not say.
         """
-        made = []
-        offsets = np.asarray(blocks, np.int64) * self.granularity
-        for block, offset, path in zip(
-            blocks.tolist(), offsets.tolist(), self.owners(offsets), strict=True
-        ):
-            note = notes.get(block) if isinstance(notes, Mapping) else notes
-            made.append(
-                item(
-                    block=block,
-                    offset=offset,
-                    length=min(self.granularity, self.size - offset),
-                    time=(times or {}).get(block),
-                    path=path,
-                    note=note,
-                )
+        numbers = blocks.tolist()
+        offsets = [number * self.granularity for number in numbers]
+        places = [(spots or {}).get(n, at) for n, at in zip(numbers, offsets, strict=True)]
+        owners = self.owners(np.array(places, np.int64))
+        return [
+            item(
+                block=block,
+                offset=offset,
+                length=min(self.granularity, self.size - offset),
+                time=(times or {}).get(block),
+                path=path,
+                note=notes.get(block) if isinstance(notes, Mapping) else notes,
             )
-        return made
+            for block, offset, path in zip(numbers, offsets, owners, strict=True)
+        ]
 
 
 def link_name(k: int) -> str:

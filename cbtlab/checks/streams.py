@@ -103,3 +103,10 @@ def pair(one: Image, other: Image) -> Iterator[tuple[int, int, Any, Any]]:
     """Yield offset, length and both contents of two images of one size, chunk by chunk."""
     for (offset, left), (_, right) in zip(one.chunks(), other.chunks(), strict=True):
         yield offset, min(CHUNK, one.size - offset), left, right
+
+
+def first_unequal(one: Image, other: Image, offset: int, length: int) -> int | None:
+    """Return the first byte in a range at which two images differ, or None."""
+    left = np.frombuffer(one.read(offset, length), np.uint8)
+    odd = np.flatnonzero(left != np.frombuffer(other.read(offset, length), np.uint8))
+    return offset + int(odd[0]) if len(odd) else None

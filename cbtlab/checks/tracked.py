@@ -7,9 +7,9 @@ from typing import Any
 from cbtlab.bitmap import Bitmap
 from cbtlab.checks.last_writes import LastWrites
 from cbtlab.checks.material import Material
-from cbtlab.checks.streams import Ints
+from cbtlab.checks.streams import Ints, first_unequal
 from cbtlab.checks.verdict import EVIDENCE_LIMIT, Verdict, count, verdict
-from cbtlab.images import differing
+from cbtlab.images import Image, differing
 
 NAME = "tracked"
 
@@ -42,13 +42,15 @@ def tracked(m: Material) -> Verdict:
         if len(missed):
             words[-1] += f", {len(missed):,} missed"
             total += len(missed)
-            evidence += _items(m, volume, missed[:EVIDENCE_LIMIT])
+            evidence += _items(m, volume, missed[:EVIDENCE_LIMIT], before, after)
     if m.reasons and m.k:
         words.append("not relied upon: " + "; ".join(m.reasons))
     return verdict(NAME, not total, "; ".join(words), evidence, total)
 
 
-def _items(m: Material, volume: str, blocks: Ints) -> list[dict[str, Any]]:
+def _items(
+    m: Material, volume: str, blocks: Ints, before: Image, after: Image
+) -> list[dict[str, Any]]:
     """Say of missed blocks whose they are, and when they were last seen written."""
     last = LastWrites(m.case, volume, m.k, blocks)
     notes = {}
@@ -64,4 +66,6 @@ def _items(m: Material, volume: str, blocks: Ints) -> list[dict[str, Any]]:
         else:
             note += "; no recorded write touches it"
         notes[block] = note
-    return m.block_items(blocks, last.times(), notes)
+    grain = m.granularity
+    spots = {n: first_unequal(before, after, n * grain, grain) or 0 for n in blocks.tolist()}
+    return m.block_items(blocks, last.times(), notes, spots)
