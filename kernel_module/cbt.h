@@ -120,7 +120,8 @@ struct cbt_event {
 
 /**
  * struct cbt_attach - start to track a volume
- * @path: in: pointer to the path of the block device, or 0: @major, @minor
+ * @path: in: pointer to the path of the block device (/proc/self/fd/N names an
+ *	open one), or 0: @major, @minor
  * @major: in: with @path 0, so that a volume without a node can be tracked
  * @minor: in: with @path 0
  * @granularity: in: bytes a bit; a power of two, 512 to 1 MiB

@@ -9,6 +9,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/poll.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -131,12 +132,8 @@ static long with_id(void __user *arg, int (*call)(u32 id))
 	return call(id);
 }
 
-static long cbt_ioctl(struct file *file, unsigned int command, unsigned long value)
+static long dispatch(unsigned int command, void __user *arg)
 {
-	void __user *arg = (void __user *)value;
-
-	if (!capable(CAP_SYS_ADMIN))
-		return -EPERM;
 	switch (command) {
 	case CBT_IOC_ATTACH:
 		return do_attach(arg);
@@ -157,6 +154,23 @@ static long cbt_ioctl(struct file *file, unsigned int command, unsigned long val
 	default:
 		return -ENOTTY;
 	}
+}
+
+/*
+ * A call may be made while a volume is suspended, and only its caller will
+ * resume it: no allocation may wait for a page to be written there.
+ */
+static long cbt_ioctl(struct file *file, unsigned int command, unsigned long value)
+{
+	unsigned int noio;
+	long result;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	noio = memalloc_noio_save();
+	result = dispatch(command, (void __user *)value);
+	memalloc_noio_restore(noio);
+	return result;
 }
 
 static ssize_t cbt_read(struct file *file, char __user *buffer, size_t length,

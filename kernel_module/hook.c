@@ -38,16 +38,22 @@ static LIST_HEAD(retired);
 
 /*
  * By the disk and not by container_of() on its operations: another module may
- * have laid a copy of ours over ours.
+ * have laid a copy of ours over ours.  The caller holds the disk's queue or the
+ * tracker lock, and so what is found; RCU is for the others in the bucket.
  */
 static struct cbt_hook *find_hook(struct gendisk *disk)
 {
-	struct cbt_hook *hook;
+	struct cbt_hook *hook, *found = NULL;
 
-	hash_for_each_possible_rcu(hooks, hook, node, (unsigned long)disk)
-		if (hook->disk == disk)
-			return hook;
-	return NULL;
+	rcu_read_lock();
+	hash_for_each_possible_rcu(hooks, hook, node, (unsigned long)disk) {
+		if (hook->disk == disk) {
+			found = hook;
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return found;
 }
 
 static void cbt_submit_bio(struct bio *bio)
@@ -59,9 +65,7 @@ static void cbt_submit_bio(struct bio *bio)
 	u64 epoch = 0;
 	bool again;
 
-	rcu_read_lock();
 	hook = find_hook(disk);
-	rcu_read_unlock();
 	if (WARN_ON_ONCE(!hook)) {
 		bio_io_error(bio);
 		return;
@@ -139,7 +143,7 @@ static void retire(struct cbt_hook *hook)
 	list_add(&hook->retired, &retired);
 }
 
-/* Under the tracker lock, with memalloc_noio. */
+/* Under the tracker lock. */
 int cbt_hook_add(struct cbt_tracker *tracker)
 {
 	struct gendisk *disk = tracker->open.bdev->bd_disk;
@@ -175,7 +179,7 @@ int cbt_hook_add(struct cbt_tracker *tracker)
 	return 0;
 }
 
-/* Under the tracker lock, with memalloc_noio. */
+/* Under the tracker lock. */
 int cbt_hook_remove(struct cbt_tracker *tracker)
 {
 	struct cbt_hook *hook = tracker->hook;

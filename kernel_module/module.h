@@ -12,7 +12,7 @@
  *                   bitmaps and intervals) changes only while the disk's queue
  *                   is frozen; a submit holds a reference on the queue, and so
  *                   needs no lock.  Nothing between freeze and thaw may touch
- *                   user memory or allocate with I/O.
+ *                   user memory; all calls run under memalloc_noio.
  *   ring lock       a spinlock in ring.c; nothing is taken inside.
  */
 #ifndef CBT_MODULE_H

@@ -11,7 +11,6 @@
  * change under the ring lock.  A slot between them belongs to the reader, who
  * copies it without the lock: tail moves only afterwards.
  */
-#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/ktime.h>
 #include <linux/mutex.h>
@@ -51,6 +50,7 @@ static struct {
 int cbt_ring_set(u64 events)
 {
 	struct cbt_event *slots, *old;
+	u8 generation[CBT_ID_BYTES];
 
 	if (events < RING_MIN || events > RING_MAX)
 		return -EINVAL;
@@ -58,8 +58,10 @@ int cbt_ring_set(u64 events)
 			  GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
 	if (!slots)
 		return -ENOMEM;
+	get_random_bytes(generation, sizeof(generation));
 	mutex_lock(&ring.reader);
 	spin_lock_irq(&ring.lock);
+	memcpy(ring.generation, generation, sizeof(generation));
 	old = ring.slots;
 	ring.slots = slots;
 	ring.room = events;
@@ -70,7 +72,6 @@ int cbt_ring_set(u64 events)
 	ring.monotonic_ns = ktime_get_ns();
 	ring.realtime_ns = ktime_get_real_ns();
 	spin_unlock_irq(&ring.lock);
-	get_random_bytes(ring.generation, sizeof(ring.generation));
 	mutex_unlock(&ring.reader);
 	vfree(old);
 	return 0;
@@ -117,11 +118,11 @@ u64 cbt_ring_next_seq(u64 *time_ns)
 	return seq;
 }
 
+/* Never waits for a reader: it may be stuck on a volume that is suspended. */
 void cbt_ring_info(struct cbt_info *info)
 {
 	info->version = CBT_VERSION;
 	info->event_bytes = sizeof(struct cbt_event);
-	mutex_lock(&ring.reader);
 	spin_lock_irq(&ring.lock);
 	memcpy(info->generation, ring.generation, CBT_ID_BYTES);
 	info->next_seq = ring.next_seq;
@@ -132,7 +133,6 @@ void cbt_ring_info(struct cbt_info *info)
 	info->monotonic_ns = ring.monotonic_ns;
 	info->realtime_ns = ring.realtime_ns;
 	spin_unlock_irq(&ring.lock);
-	mutex_unlock(&ring.reader);
 }
 
 static bool ring_empty(void)

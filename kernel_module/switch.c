@@ -16,7 +16,6 @@
  */
 #include <linux/ktime.h>
 #include <linux/mutex.h>
-#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "module.h"
@@ -167,7 +166,6 @@ int cbt_tracker_switch(struct cbt_switch *call, const u32 *ids)
 {
 	bool running = call->flags & CBT_SWITCH_RUNNING;
 	struct part *parts;
-	unsigned int noio;
 	u32 i;
 	int err;
 
@@ -177,7 +175,6 @@ int cbt_tracker_switch(struct cbt_switch *call, const u32 *ids)
 	err = mutex_lock_killable(&cbt_tracker_lock);
 	if (err)
 		goto out;
-	noio = memalloc_noio_save();
 	err = find_parts(parts, call->count, ids);
 	if (!err)
 		err = open_suspended(parts, call->count, running);
@@ -191,7 +188,6 @@ int cbt_tracker_switch(struct cbt_switch *call, const u32 *ids)
 			cbt_tracker_look(parts[i].tracker);
 		cbt_suspended_close(&parts[i].suspended);
 	}
-	memalloc_noio_restore(noio);
 	mutex_unlock(&cbt_tracker_lock);
 out:
 	kfree(parts);

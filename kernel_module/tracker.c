@@ -9,7 +9,6 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/random.h>
-#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "module.h"
@@ -236,15 +235,12 @@ static bool attach_call_valid(const struct cbt_attach *call)
 /* Under the tracker lock: gives it an id and puts it to work. */
 static int install(struct cbt_tracker *tracker)
 {
-	unsigned int noio;
 	int err;
 
 	if (last_id == ID_MAX)
 		return -ENOSPC;
 	tracker->id = last_id + 1;
-	noio = memalloc_noio_save();
 	err = cbt_hook_add(tracker);
-	memalloc_noio_restore(noio);
 	if (err)
 		return err;
 	last_id++;
@@ -304,7 +300,6 @@ out_free:
 int cbt_tracker_detach(u32 id)
 {
 	struct cbt_tracker *tracker;
-	unsigned int noio;
 	int err;
 
 	err = mutex_lock_killable(&cbt_tracker_lock);
@@ -315,9 +310,7 @@ int cbt_tracker_detach(u32 id)
 		mutex_unlock(&cbt_tracker_lock);
 		return -ENOENT;
 	}
-	noio = memalloc_noio_save();
 	err = cbt_hook_remove(tracker);
-	memalloc_noio_restore(noio);
 	if (!err)
 		list_del(&tracker->all);
 	mutex_unlock(&cbt_tracker_lock);

@@ -136,7 +136,7 @@ def discarded(events: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 def test_refusals_and_states(kernel: str, tmp_path: Path) -> None:
     told: list[str] = []
-    boot(
+    done = boot(
         kernel,
         "behaviour.py",
         tmp_path,
@@ -146,3 +146,5 @@ def test_refusals_and_states(kernel: str, tmp_path: Path) -> None:
         timeout=150,
     )
     assert len(told) > 10
+    events = open_stream(done.output / "cbtctl.native").events
+    assert [(e["offset"], e["interval"]) for e in events] == [(8192, 3), (40960, 4)]

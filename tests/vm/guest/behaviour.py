@@ -1,7 +1,7 @@
 """Run in a guest: what the module refuses, and how it behaves where nothing may be silent.
 
 Each function is one behaviour; it asserts, and an assertion ends the guest
-with a failure.  Needs the modules dm-snapshot, loop and brd (max_part=4).
+with a failure.  Needs the modules dm-snapshot and brd.
 """
 
 from __future__ import annotations
@@ -17,166 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import volumes
+from fixtures import (
+    IDLE,
+    MIB,
+    PLACE,
+    REMAINDER,
+    SYNC,
+    P,
+    events,
+    linear,
+    mapper,
+    module,
+    refused,
+    tracked,
+)
+from refusals import attach_refuses, log_on_the_volume_is_refused, other_calls_refuse
 
-from cbtlab.record import uapi
-from cbtlab.record.device_mapper import DeviceMapper, Snapshots, Target
-from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Refused, Role, State, Tracker
+from cbtlab.record.device_mapper import Snapshots, Target
+from cbtlab.record.kernel_module import (
+    Role,
+    State,
+)
 from cbtlab.record.mounted import mount, unmount
-
-MIB = 1 << 20
-EVENT = uapi.EVENT
-P = Role.PHYSICAL
-PLACE = Path("/mnt")
-SYNC, FUA, PREFLUSH, IDLE, REMAINDER = 0x1, 0x2, 0x4, 0x80, 0x10000
-
-mapper = DeviceMapper()
-module = Module()
-
-
-@contextlib.contextmanager
-def refused(*numbers: int) -> Iterator[None]:
-    """Expect that the module refuses with one of these errno."""
-    try:
-        yield
-    except Refused as error:
-        assert error.errno in numbers, error
-    else:
-        raise AssertionError(f"not refused with {[errno.errorcode[n] for n in numbers]}")
-
-
-@contextlib.contextmanager
-def linear(name: str = "disk", size: int = 16 * MIB, start: int = 0) -> Iterator[str]:
-    """Make a linear volume on the disk of the lab; yield its node."""
-    words = f"/dev/lab/volume {start // 512}"
-    yield mapper.create(name, [Target(0, size // 512, "linear", words)]).node
-    mapper.remove(name)
-
-
-@contextlib.contextmanager
-def tracked(node: object, granularity: int = 4096, interval: int = 0) -> Iterator[Tracker]:
-    """Attach a tracker for the length of a ``with``; earlier events are thrown away."""
-    while module.read():
-        pass
-    tracker = module.attach(node, role=P, granularity=granularity, interval=interval)  # type: ignore[arg-type]
-    try:
-        yield tracker
-    finally:
-        tracker.detach()
-
-
-def events() -> list[dict[str, object]]:
-    """Take all events out of the ring."""
-    names = "seq time offset length inode inode_offset interval pid flags tracker op known comm"
-    data = b""
-    while more := module.read():
-        data += more
-    return [dict(zip(names.split(), fields, strict=True)) for fields in EVENT.iter_unpack(data)]
-
-
-def attach_refuses() -> None:
-    def attach(device: object, granularity: int = 4096, role: int = P) -> None:
-        module.attach(device, role=role, granularity=granularity).detach()  # type: ignore[arg-type]
-
-    with linear() as node:
-        for granularity in (0, 1, 256, 511, 3000, 4097, 2 * MIB, 2**31, 2**32 - 1):
-            with refused(errno.EINVAL):
-                attach(node, granularity)
-        for granularity in (512, MIB):
-            attach(node, granularity)
-        for role in (0, 3, 255):
-            with refused(errno.EINVAL):
-                attach(node, role=role)
-    with refused(errno.EOPNOTSUPP):  # request-based
-        attach("/dev/lab/volume")
-    with refused(errno.ENOENT):
-        attach("/dev/nothing")
-    with refused(errno.ENOTBLK):
-        attach("/tmp")
-    with refused(errno.ENXIO):
-        attach((253, 999_999))
-    with refused(errno.ENXIO):
-        attach((2**31, 0))
-    with refused(errno.ENAMETOOLONG, errno.EINVAL):
-        attach("/dev/" + "x" * 5000)
-    mapper._call(3, "empty")
-    mapper.load("empty", [Target(0, 2048, "error", "")])  # and not resumed: no table yet
-    with refused(errno.ENODATA):
-        attach(mapper.info("empty").node)
-    mapper.remove("empty")
-    huge = mapper.create("huge", [Target(0, 2**53, "error", "")]).node
-    with refused(errno.ENOMEM):
-        attach(huge, 512)
-    mapper.remove("huge")
-
-
-def log_on_the_volume_is_refused() -> None:
-    with linear() as node:
-        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", node], check=True)
-        mount(node, PLACE, "ext4")
-        with (PLACE / "events").open("wb") as log:
-            fields = (0, *os_numbers(node), 4096, 0, log.fileno(), P, 0, 0, 0, 0)
-            with refused(errno.ELOOP):
-                module.call(node, uapi.IOC_ATTACH, uapi.ATTACH, *fields)
-        unmount(PLACE)
-
-
-def os_numbers(node: str) -> tuple[int, int]:
-    number = Path(node).stat().st_rdev
-    return os.major(number), os.minor(number)
-
-
-def other_calls_refuse() -> None:
-    with linear() as node, tracked(os_numbers(node)) as tracker:
-        nobody = module.tracker(60_000)
-        for call in (nobody.status, nobody.clear, nobody.detach, nobody.changed):
-            with refused(errno.ENOENT):
-                call()
-        with refused(errno.ENODATA):
-            tracker.changed(FROZEN)
-        with refused(errno.EINVAL):
-            tracker.bitmap(2)
-        with refused(errno.EINVAL):
-            tracker.bitmap(ACTIVE, 2)
-        with refused(errno.EBUSY):
-            module.ring(1000)
-        with refused(errno.EBUSY):  # not suspended
-            module.switch([tracker])
-        with refused(errno.EINVAL):
-            module.switch([])
-        with refused(errno.EINVAL):
-            module.switch([tracker] * 65)
-        mapper.suspend("disk")
-        with refused(errno.EINVAL):
-            module.switch([tracker, tracker])
-        with refused(errno.ENOENT):
-            module.switch([tracker, nobody])
-        assert tracker.status().interval == 0
-        assert module.switch([tracker]).suspended
-        mapper.resume("disk")
-        assert tracker.status().interval == 1
-        with refused(errno.EFAULT):
-            module.call("bits", uapi.IOC_BITS, uapi.BITS, 8, 0, 64, tracker.id, 0, 0, 0)
-        with refused(errno.ENOTTY):
-            module.call("none", 0xC0044399, uapi.ID, 0)
-        try:
-            mapper.remove("disk", patience=0)
-        except OSError as error:
-            assert error.errno == errno.EBUSY
-        else:
-            raise AssertionError("a tracked volume was removed")
-        assert subprocess.run(["/lab/busybox", "rmmod", "cbt"], stderr=-3).returncode
-    for room in (0, 15, 2**24 + 1, 2**63):
-        with refused(errno.EINVAL):
-            module.ring(room)
-    child = os.fork()
-    if not child:
-        os.setuid(1000)
-        status = 1
-        with contextlib.suppress(Refused):
-            status = module.info().version
-        os._exit(status and 2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
-    # A descriptor kept by a program that has lost its rights is of no use.
 
 
 def marks_clip_and_round_outward() -> None:
@@ -345,6 +207,39 @@ def full_ring_drops_exactly_and_bits_stay_whole() -> None:
     assert module.info().generation != info.generation
 
 
+def cbtctl_does_the_same() -> None:
+    def cbtctl(*words: str, status: int = 0) -> str:
+        done = subprocess.run(["/lab/cbtctl", *words], capture_output=True, text=True)
+        assert done.returncode == status, (words, done)
+        return done.stdout
+
+    with linear() as node:
+        number = cbtctl("attach", node, "snapshot", "8192", "3").strip()
+        tracker = module.tracker(int(number))
+        follower = subprocess.Popen(["/lab/cbtctl", "events", "/out/cbtctl.native", "--follow"])
+        volumes.write(node, 8192, b"x" * 4096)
+        cbtctl("switch", number, status=1)
+        mapper.suspend("disk")
+        assert "suspended=1" in cbtctl("switch", number)
+        mapper.resume("disk")
+        volumes.write(node, 5 * 8192, b"x" * 4096)
+        assert f"tracker id={number} name=dm-" in cbtctl("status")
+        for which, kind, block in ("frozen", "changed", 1), ("active", "changed", 5):
+            told = cbtctl("bits", number, which, kind, "/tmp/bits")
+            assert told == f"interval={3 if which == 'frozen' else 4} bytes=256\n"
+            assert volumes.marked(Path("/tmp/bits").read_bytes()) == {block}
+        cbtctl("clear", number)
+        cbtctl("bits", number, "frozen", "changed", "/tmp/bits", status=1)
+        assert tracker.status().role == Role.SNAPSHOT
+        follower.terminate()
+        assert follower.wait() == 0
+        cbtctl("detach", number)
+        cbtctl("detach", number, status=1)
+        cbtctl("ring", "1000")
+        for words in ((), ("attach",), ("switch",), ("bits", "x", "active", "changed", "f")):
+            cbtctl(*words, status=2)
+
+
 def attach_and_detach_many_times() -> None:
     with linear() as node, volumes.writers(Path("/tmp"), lambda _, seed: hammer(node)):
         for count in range(40):
@@ -377,6 +272,7 @@ def main() -> None:
         growth_and_shrinking_are_told,
         partitions_count_from_their_start,
         full_ring_drops_exactly_and_bits_stay_whole,
+        cbtctl_does_the_same,
         attach_and_detach_many_times,
     ):
         print(f"cbtlab: {behaviour.__name__.replace('_', ' ')}", flush=True)

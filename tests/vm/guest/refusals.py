@@ -1,0 +1,133 @@
+"""What the module refuses, each with its errno; called by ``behaviour.py`` in a guest."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+from fixtures import MIB, PLACE, P, linear, mapper, module, refused, tracked
+
+from cbtlab.errors import InputError
+from cbtlab.record import uapi
+from cbtlab.record.device_mapper import Target
+from cbtlab.record.kernel_module import ACTIVE, FROZEN, EventWriter, Refused
+from cbtlab.record.mounted import mount, unmount
+
+
+def attach_refuses() -> None:
+    def attach(device: object, granularity: int = 4096, role: int = P) -> None:
+        module.attach(device, role=role, granularity=granularity).detach()  # type: ignore[arg-type]
+
+    with linear() as node:
+        for granularity in (0, 1, 256, 511, 3000, 4097, 2 * MIB, 2**31, 2**32 - 1):
+            with refused(errno.EINVAL):
+                attach(node, granularity)
+        for granularity in (512, MIB):
+            attach(node, granularity)
+        for role in (0, 3, 255):
+            with refused(errno.EINVAL):
+                attach(node, role=role)
+    with refused(errno.EOPNOTSUPP):  # request-based
+        attach("/dev/lab/volume")
+    with refused(errno.ENOENT):
+        attach("/dev/nothing")
+    with refused(errno.ENOTBLK):
+        attach("/tmp")
+    with refused(errno.ENXIO):
+        attach((253, 999_999))
+    with refused(errno.ENXIO):
+        attach((2**31, 0))
+    with refused(errno.ENAMETOOLONG, errno.EINVAL):
+        attach("/dev/" + "x" * 5000)
+    mapper._call(3, "empty")
+    mapper.load("empty", [Target(0, 2048, "error", "")])  # and not resumed: no table yet
+    with refused(errno.ENODATA):
+        attach(mapper.info("empty").node)
+    mapper.remove("empty")
+    huge = mapper.create("huge", [Target(0, 2**53, "error", "")]).node
+    with refused(errno.ENOMEM):
+        attach(huge, 512)
+    mapper.remove("huge")
+
+
+def log_on_the_volume_is_refused() -> None:
+    with linear() as node:
+        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", node], check=True)
+        mount(node, PLACE, "ext4")
+        with (PLACE / "events").open("wb") as log:
+            fields = (0, *os_numbers(node), 4096, 0, log.fileno(), P, 0, 0, 0, 0)
+            with refused(errno.ELOOP):
+                module.call(node, uapi.IOC_ATTACH, uapi.ATTACH, *fields)
+        unmount(PLACE)
+        with tracked(node):
+            above = mapper.create("above", [Target(0, 32768, "linear", f"{node} 0")]).node
+            mount(above, PLACE, "ext4")
+            try:
+                with EventWriter(module, PLACE / "events"):
+                    raise AssertionError("a log above the tracked volume was not refused")
+            except InputError as error:
+                assert "whose writes it would record" in str(error)
+            unmount(PLACE)
+            mapper.remove("above")
+
+
+def os_numbers(node: str) -> tuple[int, int]:
+    number = Path(node).stat().st_rdev
+    return os.major(number), os.minor(number)
+
+
+def other_calls_refuse() -> None:
+    with linear() as node, tracked(os_numbers(node)) as tracker:
+        nobody = module.tracker(60_000)
+        for call in (nobody.status, nobody.clear, nobody.detach, nobody.changed):
+            with refused(errno.ENOENT):
+                call()
+        with refused(errno.ENODATA):
+            tracker.changed(FROZEN)
+        with refused(errno.EINVAL):
+            tracker.bitmap(2)
+        with refused(errno.EINVAL):
+            tracker.bitmap(ACTIVE, 2)
+        with refused(errno.EBUSY):
+            module.ring(1000)
+        with refused(errno.EBUSY):  # not suspended
+            module.switch([tracker])
+        with refused(errno.EINVAL):
+            module.switch([])
+        with refused(errno.EINVAL):
+            module.switch([tracker] * 65)
+        mapper.suspend("disk")
+        with refused(errno.EINVAL):
+            module.switch([tracker, tracker])
+        with refused(errno.ENOENT):
+            module.switch([tracker, nobody])
+        assert tracker.status().interval == 0
+        assert module.switch([tracker]).suspended
+        mapper.resume("disk")
+        assert tracker.status().interval == 1
+        with refused(errno.EFAULT):
+            module.call("bits", uapi.IOC_BITS, uapi.BITS, 8, 0, 64, tracker.id, 0, 0, 0)
+        with refused(errno.ENOTTY):
+            module.call("none", 0xC0044399, uapi.ID, 0)
+        try:
+            mapper.remove("disk", patience=0)
+        except OSError as error:
+            assert error.errno == errno.EBUSY
+        else:
+            raise AssertionError("a tracked volume was removed")
+        assert subprocess.run(["/lab/busybox", "rmmod", "cbt"], stderr=-3).returncode
+    for room in (0, 15, 2**24 + 1, 2**63):
+        with refused(errno.EINVAL):
+            module.ring(room)
+    child = os.fork()
+    if not child:
+        os.setuid(1000)
+        status = 1
+        with contextlib.suppress(Refused):
+            status = module.info().version
+        os._exit(status and 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    # A descriptor kept by a program that has lost its rights is of no use.
