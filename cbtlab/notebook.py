@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -189,7 +191,6 @@ class NotebookCase:
             case.blocks,
         )
         self.intervals = [NotebookInterval(self, interval) for interval in case.intervals]
-        self._outputs: list[tempfile.TemporaryDirectory[str]] = []
 
     @property
     def writes(self) -> pd.DataFrame:
@@ -226,9 +227,14 @@ class NotebookCase:
         """
         if out is not None:
             return run(self.case, out, policy, force, rules=rules, report=report.write)
-        self._outputs.append(tempfile.TemporaryDirectory(prefix="cbtlab-"))
-        folder = Path(self._outputs[-1].name) / "audit"
-        return run(self.case, folder, policy, rules=rules)
+        folder = tempfile.mkdtemp(prefix="cbtlab-")
+        try:
+            made = run(self.case, Path(folder) / "audit", policy, rules=rules)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(made, shutil.rmtree, folder, True)
+        return made
 
     # Pictures -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ it, and says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case, Interval
 from cbtlab.errors import InputError
 
-__all__ = ["PHASES", "Instant", "Span", "instants", "spans", "written_by_phase"]
+__all__ = ["PHASES", "Instant", "Span", "instants", "phase_of", "spans", "written_by_phase"]
 
 #: Name to the marks that begin and end it, in order of preference of the end.
 _MARKS = {
@@ -96,7 +97,7 @@ def written_by_phase(interval: Interval) -> pd.DataFrame | None:
     frame = interval.writes("snapshot") if phases else None
     if frame is None or frame["seq"].isna().any():
         return None
-    where = _phase_of(frame, phases)
+    where = phase_of(frame, phases)
     bitmaps = {
         kind: frame[where == kind].writes.bitmap(interval.volume_size, interval.granularity)
         for kind in PHASES
@@ -117,8 +118,8 @@ def written_by_phase(interval: Interval) -> pd.DataFrame | None:
     return table[(table.index != "other") | (table["writes"] > 0)]
 
 
-def _phase_of(frame: pd.DataFrame, phases: list[Span]) -> npt.NDArray[np.object_]:
-    """Return the phase of each write, by its sequence number."""
+def phase_of(frame: pd.DataFrame, phases: Sequence[Span]) -> npt.NDArray[np.object_]:
+    """Return the phase of each write, a key of `PHASES`, by its sequence number."""
     seq = frame["seq"].to_numpy(np.uint64)
     where = np.full(len(frame), "other", object)
     for span in phases:

@@ -89,9 +89,9 @@ def test_timeline_shows_both_volumes_the_instants_and_the_operations() -> None:
     assert "Physical volume: 30 writes, 120.0 KiB" in shown
     assert "Snapshots: 10 writes, 40.0 KiB" in shown
     assert "$T_0$" in shown and "$T_1$" in shown
-    assert "time (UTC)" in shown and "place on the volume (KiB)" in shown
+    assert "time (UTC)" in shown and "place (KiB)" in shown
     assert "discard" in shown and "write zeroes" not in shown
-    assert "snapshot being mounted" in shown and "snapshot being unmounted" not in shown
+    assert "a snapshot is mounted and deleted on" in shown
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -129,7 +129,7 @@ def test_a_map_paints_each_block_with_the_first_layer_that_has_it() -> None:
 
 def test_one_block_of_a_huge_volume_is_never_lost_and_takes_no_loop() -> None:
     size = 1 << 40
-    block = 123_456_789
+    block = 212_345_678
     one = marked(block, size=size)
     started = time.process_time()
     figure = plots.block_map([Layer("one", BLUE, one)])
@@ -141,10 +141,37 @@ def test_one_block_of_a_huge_volume_is_never_lost_and_takes_no_loop() -> None:
     assert "unchanged: 268,435,455" in words(figure)
 
 
+def test_a_long_end_without_a_mark_is_cut_off_and_told() -> None:
+    size = 1 << 27
+    layers = [Layer("one", BLUE, marked(0, 6000, size=size))]
+    figure = plots.block_map(layers)
+    assert "24.0 MiB of 128.0 MiB shown, behind: unchanged" in words(figure)
+    assert np.asarray(figure.axes[0].images[0].get_array()).ravel()[6000] == 1
+    assert "unchanged: 32,766" in words(figure)
+    assert "of 128.0 MiB; nothing lies behind" in words(plots.strips(layers))
+    far = [Layer("one", BLUE, marked(0, 32767, size=size))]
+    assert "behind" not in words(plots.block_map(far)) + words(plots.strips(far))
+
+
+def test_the_work_on_a_snapshot_parts_the_delete_from_the_mount() -> None:
+    frame = sequence(20)
+    frame = frame[frame["volume"] == "snapshot"]
+    time = frame["time"].to_numpy()
+    seq = frame["seq"].to_numpy(np.uint64)
+    phases = [
+        Span(time[0], time[2], "mount", int(seq[0]), int(seq[2])),
+        Span(time[2], time[4], "delete", int(seq[2]), int(seq[4])),
+    ]
+    shown = words(plots.snapshot_work(frame, phases, volume_size=SIZE))
+    assert "while mounting: 2 writes" in shown and "while deleting: 2 writes" in shown
+    assert "outside of these: 1 writes" in shown and "while unmounting" not in shown
+    assert "milliseconds from the mount" in shown
+
+
 def test_cells_of_a_volume_that_is_no_power_of_two() -> None:
     size = (CELLS + 3) * 4096 + 512
     bitmap = Bitmap.from_indices(np.array([CELLS + 3]), size, 4096)
-    cell, cells = _cells(bitmap)
+    cell, cells = _cells(size, 4096)
     assert (cell, cells) == (8192, CELLS // 2 + 2)
     assert np.flatnonzero(_binned(bitmap, cell, cells)).tolist() == [cells - 1]
 
@@ -153,17 +180,17 @@ def test_beyond_the_coarsest_granularity_cells_are_still_found() -> None:
     size = 1 << 50
     bitmap = Bitmap(size, 1 << 30)
     bitmap.set_ranges(np.array([size - (1 << 30)]), np.array([1 << 30]))
-    cell, cells = _cells(bitmap)
+    cell, cells = _cells(size, 1 << 30)
     assert np.flatnonzero(_binned(bitmap, cell, cells)).tolist() == [cells - 1]
 
 
 @pytest.mark.parametrize("blocks", [1, 7, 256, BINS, BINS + 1, 100_000])
 def test_a_strip_shows_the_first_and_the_last_block(blocks: int) -> None:
     size = blocks * 4096
-    shown = np.flatnonzero(_spread(marked(0, blocks - 1, size=size)))
+    shown = np.flatnonzero(_spread(marked(0, blocks - 1, size=size), size))
     assert shown[0] == 0 and shown[-1] == BINS - 1
-    assert _spread(Bitmap.full(size, 4096)).all()
-    assert not _spread(Bitmap(size, 4096)).any()
+    assert _spread(Bitmap.full(size, 4096), size).all()
+    assert not _spread(Bitmap(size, 4096), size).any()
 
 
 def test_the_merge_is_shown_step_by_step() -> None:

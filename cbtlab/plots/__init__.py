@@ -19,7 +19,7 @@ from cbtlab.plots.blocks import (
 )
 from cbtlab.plots.canvas import Figure, png
 from cbtlab.plots.costs import costs
-from cbtlab.plots.sequences import timeline
+from cbtlab.plots.sequences import snapshot_work, timeline
 
 __all__ = [
     "Figure",
@@ -30,6 +30,7 @@ __all__ = [
     "excluded_files",
     "merge_steps",
     "png",
+    "snapshot_work",
     "strips",
     "timeline",
 ]

@@ -24,9 +24,11 @@ from cbtlab.plots.canvas import (
     Figure,
     beside,
     byte_axis,
+    cut,
     legend,
     new_figure,
     patch,
+    place_label,
     plain,
 )
 from cbtlab.replay import Merged
@@ -56,10 +58,12 @@ def block_map(
     Where layers meet, the earlier one in the list shows; a cell of several
     blocks shows the earliest layer that one of them is in, so that a single
     block is never lost.  Counts in the legend are blocks, counted once, for the
-    layer that claims them.  All bitmaps are of one volume size and granularity.
+    layer that claims them.  A long end without a mark is cut off, and told.  All
+    bitmaps are of one volume size and granularity.
     """
     first = layers[0].blocks
-    cell, cells = _cells(first)
+    shown = _shown([layer.blocks for layer in layers])
+    cell, cells = _cells(shown, first.granularity)
     wide = min(COLUMNS, cells, 1 << max(round(np.log2(cells) / 2 + 0.5), 3))
     painted = np.zeros(-(-cells // wide) * wide, np.uint8)
     painted[cells:] = len(layers) + 1  # behind the end of the volume
@@ -83,11 +87,12 @@ def block_map(
     byte_axis(axes.xaxis, wide * cell, "place within a row")
     grain = first.granularity
     one = "1 block" if cell == grain else f"{cell // grain:,} blocks"
-    axes.set_title(
-        f"{first.blocks:,} blocks of {format_bytes(grain)}; one cell is {one}",
-        loc="left",
-        fontsize=10,
-    )
+    title = f"{first.blocks:,} blocks of {format_bytes(grain)}; one cell is {one}"
+    if shown < first.volume_size:
+        title += (
+            f"; {format_bytes(shown)} of {format_bytes(first.volume_size)} shown, behind: {rest}"
+        )
+    axes.set_title(title, loc="left", fontsize=10)
     handles, claimed = [], Bitmap(first.volume_size, grain)
     for layer in layers:
         mine = layer.blocks - claimed
@@ -137,19 +142,20 @@ def strips(rows: Sequence[Layer | Sequence[Layer]], *, title: str = "") -> Figur
     """Draw each row as a strip of the whole volume, its count of blocks beside it.
 
     A row of several layers shows the earlier where they meet, and is called by the
-    label of the first.
+    label of the first.  A long end without a mark is cut off, and told.
     """
     stacked = [[row] if isinstance(row, Layer) else list(row) for row in rows]
-    first = stacked[0][0].blocks
+    size = stacked[0][0].blocks.volume_size
+    shown = _shown([layer.blocks for layers in stacked for layer in layers])
     made = new_figure(0.9 + 0.36 * len(stacked) + (0.25 if title else 0))
     axes = made.subplots()
     for place, layers in enumerate(stacked):
         image = np.full((1, BINS, 4), to_rgba(EMPTY))
         for layer in reversed(layers):
-            image[0, _spread(layer.blocks)] = to_rgba(layer.colour)
+            image[0, _spread(layer.blocks, shown)] = to_rgba(layer.colour)
         axes.imshow(
             image,
-            extent=(0, first.volume_size, place + 0.41, place - 0.41),
+            extent=(0, shown, place + 0.41, place - 0.41),
             aspect="auto",
             interpolation="nearest",
         )
@@ -163,8 +169,8 @@ def strips(rows: Sequence[Layer | Sequence[Layer]], *, title: str = "") -> Figur
     axes.set_yticks(range(len(stacked)), [layers[0].label for layers in stacked], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(stacked) - 0.4, -0.6)
-    axes.set_xlim(0, first.volume_size)
-    byte_axis(axes.xaxis, first.volume_size)
+    axes.set_xlim(0, shown)
+    byte_axis(axes.xaxis, shown, place_label(shown, size))
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if title:
@@ -232,29 +238,36 @@ def excluded_files(
     return strips(rows)
 
 
-def _cells(bitmap: Bitmap) -> tuple[int, int]:
+def _shown(bitmaps: Sequence[Bitmap]) -> int:
+    """Return up to which byte to show: all, or less where a long end has no mark."""
+    last = max((bitmap.bits.find(1, right=True) for bitmap in bitmaps), default=-1)
+    size = bitmaps[0].volume_size
+    return cut((last + 1) * bitmaps[0].granularity, size)
+
+
+def _cells(shown: int, granularity: int) -> tuple[int, int]:
     """Return the bytes of a cell of a block map, a power of two, and how many there are."""
-    cell = bitmap.granularity
-    while -(-bitmap.volume_size // cell) > CELLS:
+    cell = granularity
+    while -(-shown // cell) > CELLS:
         cell *= 2
-    return cell, max(-(-bitmap.volume_size // cell), 1)
+    return cell, max(-(-shown // cell), 1)
 
 
 def _binned(bitmap: Bitmap, cell: int, cells: int) -> Bools:
-    """Return which cells have a marked block."""
-    coarse = bitmap.outward(min(cell, LARGEST)).to_bool()
+    """Return which of the first ``cells`` cells have a marked block."""
     many = cell // min(cell, LARGEST)
+    coarse = bitmap.outward(min(cell, LARGEST)).to_bool()[: cells * many]
     padded = np.zeros(cells * many, np.bool_)
     padded[: len(coarse)] = coarse
     return np.asarray(padded.reshape(cells, many).any(axis=1))
 
 
-def _spread(bitmap: Bitmap) -> Bools:
-    """Return which of `BINS` bins over the volume touch a marked block."""
+def _spread(bitmap: Bitmap, shown: int) -> Bools:
+    """Return which of `BINS` bins over the first ``shown`` bytes touch a marked block."""
     cell = bitmap.granularity
-    while -(-bitmap.volume_size // cell) > BINS * 64:
+    while -(-shown // cell) > BINS * 64:
         cell *= 2
-    marked = _binned(bitmap, cell, max(-(-bitmap.volume_size // cell), 1))
+    marked = _binned(bitmap, cell, max(-(-shown // cell), 1))
     at = np.flatnonzero(marked)
     first = at * BINS // len(marked)
     last = np.minimum(((at + 1) * BINS - 1) // len(marked), BINS - 1)

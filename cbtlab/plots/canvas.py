@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Patch
 
 from cbtlab.plan import SURPLUS
+from cbtlab.units import format_bytes
 from cbtlab.writes.schema import OPS
 
 WIDTH = 10.0  # inches: the report shows them at the width of its text
@@ -91,6 +92,23 @@ def byte_axis(axis: Any, size: int, label: str = "place on the volume") -> None:
     ticks = np.arange(0, steps + step / 2, step)
     axis.set_ticks(ticks * scale, [f"{tick:g}" for tick in ticks], fontsize=9)
     axis.set_label_text(f"{label} ({name})", fontsize=9)
+
+
+def cut(end: int, size: int) -> int:
+    """Return up to where to show a volume of ``size`` bytes of which nothing lies behind ``end``.
+
+    Less than all of it only where that saves much of the picture.
+    """
+    step = max(size // 16, 1)
+    shown = max(-(-end // step), 1) * step
+    return shown if shown * 5 <= size * 3 else size
+
+
+def place_label(shown: int, size: int) -> str:
+    """Return the words for an axis of places that ends at ``shown`` of ``size`` bytes."""
+    if shown == size:
+        return "place on the volume"
+    return f"place on the volume of {format_bytes(size)}; nothing lies behind"
 
 
 def plain(name: str, most: int = 34) -> str:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 
-from cbtlab.phases import Instant, Span
+from cbtlab.phases import Instant, Span, phase_of
 from cbtlab.plots.canvas import (
     INK,
     OP_COLOURS,
@@ -22,6 +22,7 @@ from cbtlab.plots.canvas import (
     YELLOW,
     Figure,
     byte_axis,
+    cut,
     legend,
     new_figure,
     patch,
@@ -30,8 +31,13 @@ from cbtlab.units import format_bytes
 from cbtlab.writes.schema import OPS
 
 SINGLE = 20_000  # up to so many writes are drawn one by one, more as a raster
-WORDS = {"mount": "being mounted", "delete": "deleted on", "unmount": "being unmounted"}
-PHASE_COLOURS = {"mount": SKY, "delete": RED, "unmount": YELLOW}
+PHASE_COLOURS = {"mount": SKY, "delete": RED, "unmount": YELLOW, "other": INK}
+PHASE_WORDS = {
+    "mount": "while mounting",
+    "delete": "while deleting",
+    "unmount": "while unmounting",
+    "other": "outside of these",
+}
 
 
 def timeline(
@@ -49,13 +55,15 @@ def timeline(
     made = new_figure(6.2)
     panels = made.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     limits = _time_limits(writes, instants)
+    ends = (writes["offset"] + writes["length"]).to_numpy()
+    shown = cut(int(ends.max(initial=0)), volume_size)
     present: set[str] = set()
     for axes, volume in zip(panels, ("physical", "snapshot"), strict=True):
         rows = writes[(writes["volume"] == volume).to_numpy()]
         present |= set(rows["op"].unique())
-        _draw_writes(axes, rows, volume_size, limits)
-        byte_axis(axes.yaxis, volume_size)
-        axes.set_ylim(0, volume_size)
+        _draw_writes(axes, rows, shown, limits)
+        byte_axis(axes.yaxis, shown, "place")
+        axes.set_ylim(0, shown)
         axes.set_xlim(*limits)
         axes.set_title(
             f"{'Physical volume' if volume == 'physical' else 'Snapshots'}: {_count(rows)}",
@@ -70,19 +78,61 @@ def timeline(
                 linestyle="-" if instant.exact else (0, (3, 3)),
                 zorder=3,
             )
-    for span in spans:
-        begin, end = (_days(time) for time in (span.begin, span.end))
-        panels[1].axvspan(begin, end, color=PHASE_COLOURS[span.kind], alpha=0.3, linewidth=0)
+    least = (limits[1] - limits[0]) * 0.003  # a band of milliseconds is still to be seen
+    for begin, end in _joined(spans):
+        panels[1].axvspan(begin, max(end, begin + least), color=SKY, alpha=0.45, linewidth=0)
     _label_instants(panels[0], instants)
     _time_axis(panels[1], writes)
     handles = [patch(OP_COLOURS[op], op.replace("_", " ")) for op in OPS if op in present]
-    handles += [
-        patch(PHASE_COLOURS[kind], f"snapshot {word}", alpha=0.4)
-        for kind, word in WORDS.items()
-        if any(span.kind == kind for span in spans)
-    ]
+    if spans:
+        handles.append(patch(SKY, "a snapshot is mounted and deleted on", alpha=0.45))
     legend(made, handles)
     return made
+
+
+def snapshot_work(writes: pd.DataFrame, spans: Sequence[Span], *, volume_size: int) -> Figure:
+    """Draw the writes on one snapshot, the delete's own apart from those of the mount.
+
+    ``writes`` is its sequence, ``spans`` its phases (at least one).  Time counts
+    from the mount, in milliseconds.
+    """
+    made = new_figure(2.5)
+    axes = made.subplots()
+    start = min(span.begin for span in spans)
+    phase = phase_of(writes, spans)
+    time = (writes["time"].to_numpy() - start) / np.timedelta64(1, "ms")
+    place = writes["offset"].to_numpy(np.float64)
+    shown = cut(int((writes["offset"] + writes["length"]).max() or 0), volume_size)
+    handles = []
+    for span in spans:
+        begin, end = ((t - start) / np.timedelta64(1, "ms") for t in (span.begin, span.end))
+        axes.axvspan(begin, end, color=PHASE_COLOURS[span.kind], alpha=0.18, linewidth=0)
+    for kind, colour in PHASE_COLOURS.items():
+        chosen = phase == kind
+        if chosen.any():
+            axes.plot(
+                time[chosen], place[chosen], "o", color=colour, markersize=5,
+                markeredgecolor=INK, markeredgewidth=0.5, clip_on=False,
+            )  # fmt: skip
+            handles.append(patch(colour, f"{PHASE_WORDS[kind]}: {chosen.sum():,} writes"))
+    axes.set_ylim(-shown * 0.03, shown)
+    byte_axis(axes.yaxis, shown, "place")
+    axes.set_xlabel("milliseconds from the mount", fontsize=9)
+    axes.tick_params(axis="x", labelsize=9)
+    legend(made, handles)
+    return made
+
+
+def _joined(spans: Sequence[Span]) -> list[tuple[float, float]]:
+    """Return the spans as matplotlib's days, those that follow one another as one."""
+    joined: list[tuple[float, float]] = []
+    for span in sorted(spans, key=lambda one: one.begin):
+        begin, end = _days(span.begin), _days(span.end)
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def _count(rows: pd.DataFrame) -> str:
@@ -102,16 +152,14 @@ def _time_limits(writes: pd.DataFrame, instants: Sequence[Instant]) -> tuple[flo
     return low - margin, high + margin
 
 
-def _draw_writes(
-    axes: Axes, rows: pd.DataFrame, volume_size: int, limits: tuple[float, float]
-) -> None:
+def _draw_writes(axes: Axes, rows: pd.DataFrame, size: int, limits: tuple[float, float]) -> None:
     if len(rows) > SINGLE:
-        _draw_raster(axes, rows, volume_size, limits)
+        _draw_raster(axes, rows, size, limits)
         return
     time = _days(rows["time"].to_numpy())
     begin = rows["offset"].to_numpy(np.float64)
     # a short write still gets a mark that the eye can find
-    end = begin + np.maximum(rows["length"].to_numpy(np.float64), volume_size / 110)
+    end = begin + np.maximum(rows["length"].to_numpy(np.float64), size / 110)
     thickness = 3.0 if len(rows) < 400 else 1.6
     for op, colour in OP_COLOURS.items():
         chosen = (rows["op"] == op).to_numpy()
@@ -123,9 +171,7 @@ def _draw_writes(
         )
 
 
-def _draw_raster(
-    axes: Axes, rows: pd.DataFrame, volume_size: int, limits: tuple[float, float]
-) -> None:
+def _draw_raster(axes: Axes, rows: pd.DataFrame, size: int, limits: tuple[float, float]) -> None:
     """Paint the cells of time and place that writes touch, darker where there are more."""
     wide, high = 1000, 260
     low, span = limits[0], limits[1] - limits[0]
@@ -139,8 +185,8 @@ def _draw_raster(
             x = (_days(some["time"].to_numpy()) - low) / span * wide
             x = np.clip(x, 0, wide - 1).astype(np.int64)
             offset = some["offset"].to_numpy(np.float64)
-            first = np.clip(offset / volume_size * high, 0, high - 1).astype(np.int64)
-            last = (offset + some["length"].to_numpy(np.float64) - 1) / volume_size * high
+            first = np.clip(offset / size * high, 0, high - 1).astype(np.int64)
+            last = (offset + some["length"].to_numpy(np.float64) - 1) / size * high
             last = np.clip(last, 0, high - 1).astype(np.int64)
             steps += np.bincount(first * wide + x, minlength=len(steps))
             steps -= np.bincount((last + 1) * wide + x, minlength=len(steps))
@@ -151,7 +197,7 @@ def _draw_raster(
         axes.imshow(
             image,
             origin="lower",
-            extent=(limits[0], limits[1], 0, volume_size),
+            extent=(limits[0], limits[1], 0, size),
             aspect="auto",
             interpolation="nearest",
         )

@@ -130,7 +130,10 @@ def _backup(
         "checks": checks,
         "story": _story(entry, audit.case.granularity),
         "phases": _phases(backup),
-        "files": [_file(file) for file in files[:FILES]],
+        "files": [
+            _file(file)
+            for file in sorted(files, key=lambda file: (-file["blocks"], file["path"]))[:FILES]
+        ],
         "files_total": entry.get("excluded_files_total", 0),
         "files_size": sum(file["size"] for file in files),
         "subtracted": entry.get("subtracted", [])[:SUBTRACTED],
@@ -193,13 +196,55 @@ def _remarks(entry: dict[str, Any]) -> Iterator[str]:
     """Yield what the recording notes of this backup."""
     yield from (f"Recorded as unusable: {reason}." for reason in entry.get("unusable", []))
     yield from (str(note) for note in entry.get("file_system", {}).get("notes", []))
-    log = entry.get("log") or {}
-    if isinstance(log.get("frozen_ns"), int):
-        yield f"The volume stood still for {log['frozen_ns'] / 1e6:.1f} ms while T was taken."
-    if isinstance(log.get("deleted"), list):
-        yield f"{len(log['deleted']):,} names were deleted on the snapshot."
-    for key, value in _flat({k: v for k, v in log.items() if k not in ("frozen_ns", "deleted")}):
-        yield f"{key}: {value}"
+    log = dict(entry.get("log") or {})
+    yield from _stood_still(entry.get("marks") or [], log.pop("frozen_ns", None))
+    if isinstance(deleted := log.pop("deleted", None), list):
+        yield f"{len(deleted):,} names were deleted on the snapshot."
+    yield from _store(log.pop("store", None))
+    yield from _writer(log.pop("writer", None))
+    yield from (f"{name}: {value}" for name, value in _flat(log))
+
+
+def _stood_still(marks: list[dict[str, Any]], frozen: Any) -> Iterator[str]:
+    """Yield how long the volume stood still while the snapshot was made."""
+    at = {mark.get("name"): mark.get("time_ns") for mark in marks if isinstance(mark, dict)}
+    begin, end = at.get("suspend"), at.get("resume")
+    if isinstance(begin, int) and isinstance(end, int):
+        yield f"The volume was suspended for {(end - begin) / 1e6:.1f} ms to make the snapshot."
+    if isinstance(frozen, int):
+        yield f"Its queue was frozen for {frozen / 1e6:.1f} ms to switch the interval."
+
+
+def _store(store: Any) -> Iterator[str]:
+    """Yield how full the snapshot's store was after the last read of it."""
+    match store:
+        case {"valid": bool(valid), "used": int(used), "total": int(total)}:
+            state = "was valid" if valid else "was TORN"
+            yield (
+                f"The snapshot's store {state} after the last read, with {format_bytes(used)} of "
+                f"{format_bytes(total)} used."
+            )
+        case None:
+            return
+        case _:
+            yield f"store: {store}"
+
+
+def _writer(writer: Any) -> Iterator[str]:
+    """Yield what the writer that went on all the time saw."""
+    match writer:
+        case {"writes": int(writes), "longest": float(longest), "covered": bool(covered)}:
+            span = "from before the snapshot until its last block was read"
+            yield (
+                f"A writer with fsync went on {span}: {writes:,} writes, the longest of "
+                f"{longest * 1000:.0f} ms."
+                if covered
+                else f"A writer with fsync made {writes:,} writes, and did not last {span}."
+            )
+        case None:
+            return
+        case _:
+            yield f"writer: {writer}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

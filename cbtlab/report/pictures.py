@@ -61,8 +61,14 @@ def overview(audit: Audit, document: dict[str, Any], pictures: Pictures) -> dict
 def of_backup(
     audit: Audit, backup: Backup, entry: dict[str, Any], pictures: Pictures
 ) -> dict[str, str | None]:
-    """Return the merge, the block map and the excluded files of one backup."""
-    made: dict[str, str | None] = {"merge": None, "map": None, "excluded": None}
+    """Return the work on its snapshot, merge, block map and excluded files of one backup."""
+    made: dict[str, str | None] = {"work": None, "merge": None, "map": None, "excluded": None}
+    phases = spans(backup.interval)
+    written = backup.interval.writes("snapshot") if phases else None
+    if written is not None and len(written) and written["seq"].notna().all():
+        made["work"] = pictures.add(
+            lambda: plots.snapshot_work(written, phases, volume_size=audit.case.volume_size)
+        )
     plan, merged = backup.plan, backup.merged
     if backup.k and entry["base"] is not None:
         made["merge"] = pictures.add(
