@@ -363,7 +363,8 @@ def office(folder: Path, *, block_size: int = 1024, granularity: int = 4096) -> 
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(data)
     (tree / "docs/shortcut").symlink_to("report.txt")
-    volume = Volume.make(folder / "volume.img", tree, 8 << 20, block_size)
+    size = (8 << 20) * max(1, block_size // 2048)  # room for the journal
+    volume = Volume.make(folder / "volume.img", tree, size, block_size)
     volume.link("/cache/shared.bin", "/docs/shared.bin")
     volume.debugfs("ea_set /docs/notes.txt user.origin office")
     made = Recording(folder, volume, granularity)
