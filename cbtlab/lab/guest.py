@@ -113,8 +113,10 @@ def boot(
         unpacked.image, work / "initramfs", console, images, memory=memory, cpus=cpus,
         options=options,
     )  # fmt: skip
-    status = qemu.run(words, console, timeout, on_line)
-    (work / "initramfs").unlink()
+    try:
+        status = qemu.run(words, console, timeout, on_line)
+    finally:
+        (work / "initramfs").unlink()
     if status is None:
         what = f": {reports[0]}" if reports else ""
         raise GuestError(

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,27 +108,16 @@ def run(
             print(words, file=sys.stderr, flush=True)
 
     scenario = load(known[name].path)
-    size, backups = scenario.volume_size, len(scenario.steps)
-    backups = min(steps or backups, backups)
+    backups = min(steps or len(scenario.steps), len(scenario.steps))
     qemu.accelerator()
     require("gcc", "make", package="build-essential")
     on_phase(f"kernel {kernel}: fetching and building")
-    kernels.module(kernels.kernel(kernel))
-    work = Path(tempfile.mkdtemp(prefix=f"cbtlab-{name}-"))
-    result = guest.boot(
-        kernel,
-        "/lab/busybox insmod /lab/cbt.ko || exit 1\n"
-        "exec python3.11 -m cbtlab.lab.stage /lab/scenario.py " + str(backups),
-        files={**_files(), "lab/scenario.py": known[name].path},
-        disks={"data": size, "store": size + _SLACK, "images": 2 * backups * size},
-        timeout=timeout,
-        work=work,
-        on_phase=on_phase,
-    ).check()
+    build = kernels.module(kernels.kernel(kernel))
+    result = _record(scenario, known[name].path, kernel, backups, timeout, on_phase)
     on_phase("packing the case")
     facts = {
         "by": f"cbtlab lab run {name} --kernel {kernel}",
-        "module": kernels.module(kernels.kernel(kernel)).digest,
+        "module": build.digest,
         "accelerator": result.accelerator,
     }
     draft = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.absolute().parent))
@@ -136,10 +126,39 @@ def run(
         _place(draft, to)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for disk in result.disks.values():
-        disk.unlink()
+        shutil.rmtree(result.output)
+        for disk in result.disks.values():
+            disk.unlink()
     on_phase(f"the guest's console is kept in {result.console}")
     return Case.open(to)
+
+
+def _record(
+    scenario: Scenario,
+    path: Path,
+    kernel: str,
+    backups: int,
+    timeout: float,
+    on_phase: Callable[[str], None],
+) -> guest.GuestResult:
+    """Run the scenario in a guest; GuestError when that fails, and only its console is left."""
+    size = scenario.volume_size
+    work = Path(tempfile.mkdtemp(prefix=f"cbtlab-{scenario.name}-"))
+    try:
+        return guest.boot(
+            kernel,
+            "/lab/busybox insmod /lab/cbt.ko || exit 1\n"
+            f"exec python3.11 -m cbtlab.lab.stage /lab/scenario.py {backups}",
+            files={**_files(), "lab/scenario.py": path},
+            disks={"data": size, "store": size + _SLACK, "images": 2 * backups * size},
+            timeout=timeout,
+            work=work,
+            on_phase=on_phase,
+        ).check()
+    except BaseException:
+        for disk in work.glob("*.disk"):
+            disk.unlink()
+        raise
 
 
 def _check_place(to: Path, force: bool) -> None:

@@ -124,7 +124,7 @@ def _backup(recorder: Recorder, step: Step, k: int, images: int, writer: Writer)
         return lambda offset, data: _keep(images, slot * size + offset, data)
 
     rules = pathspec.GitIgnoreSpec.from_lines(step.patterns)
-    return recorder.backup(
+    made = recorder.backup(
         sink,
         list(step.patterns),
         rules.match_file,
@@ -132,6 +132,9 @@ def _backup(recorder: Recorder, step: Step, k: int, images: int, writer: Writer)
         late_switch=step.late_switch,
         explain=lambda begin, end: _writing(writer, begin, end),
     )
+    if not made.complete:
+        raise RuntimeError(f"backup {k} could not be read: {made.log['thrown_away']}")
+    return made
 
 
 def _writing(writer: Writer, begin_ns: int, end_ns: int) -> dict[str, Any]:

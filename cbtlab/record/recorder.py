@@ -14,6 +14,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,15 @@ class Mark:
 
 @dataclass
 class Backup:
-    """What is known of one backup.  ``log`` explains; ``unusable`` decides."""
+    """What is known of one backup.  ``log`` explains; ``unusable`` decides.
+
+    ``complete`` is false when S_k or S_k* could not be read to the end.
+    """
 
     k: int
     kept: bool
     patterns: list[str]
+    complete: bool = False
     unusable: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     log: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +101,9 @@ class Recorder:
         resumed first and the interval switched so many seconds after, which
         loses what is written between.  ``explain`` gets the backup's first and
         last instant and adds to its log.
+
+        A snapshot whose store runs full is no error: the backup is thrown away
+        (``kept`` is false, ``complete`` too), and its writes stay recorded.
         """
         k = self._next
         done = Backup(k, keep, list(patterns))
@@ -103,21 +111,20 @@ class Recorder:
         self.volume.prepare()
         self._mark(done, "begin")
         snapshot = self._freeze(done, name, late_switch)
-        self._next += 1
-        node = self.volume.mapper.info(name).node
         try:
-            self._mark(done, "read")
-            copy(node, sink("snapshot"))
-            self._delete(done, node, excluded)
-            before = _bits(snapshot, ACTIVE)
-            self._mark(done, "read_stored")
-            copy(node, sink("stored"))
-            after = _bits(snapshot, ACTIVE)
+            try:
+                settled = self._read(done, name, snapshot, sink, excluded)
+                done.complete = True
+            except OSError as error:
+                if self.volume.fill(name).valid:
+                    raise
+                self._fault(done, f"reading it failed: {error}")
+                settled = False
             self._mark(done, "end")
-            self._judge(done, name, snapshot, before == after)
+            self._judge(done, name, snapshot, settled)
             if explain:
                 done.log.update(explain(done.marks[0].time_ns, done.marks[-1].time_ns))
-            self._save(done, after)
+            self._save(done, snapshot)
         finally:
             snapshot.detach()
             self.volume.remove(name)
@@ -127,22 +134,44 @@ class Recorder:
         """Stop to track the volume."""
         self.physical.detach()
 
+    def _read(
+        self,
+        done: Backup,
+        name: str,
+        snapshot: Tracker,
+        sink: Callable[[str], Sink],
+        excluded: Callable[[str], bool],
+    ) -> bool:
+        """Read S_k, delete, read S_k*; return whether nobody wrote during the last read."""
+        node = self.volume.mapper.info(name).node
+        self._mark(done, "read")
+        copy(node, sink("snapshot"))
+        self._delete(done, node, excluded)
+        before = _bits(snapshot, ACTIVE)
+        self._mark(done, "read_stored")
+        copy(node, sink("stored"))
+        return before == _bits(snapshot, ACTIVE)
+
     def _freeze(self, done: Backup, name: str, late_switch: float | None) -> Tracker:
         """Make and track the snapshot and switch the interval, all at one instant."""
         mapper, volume = self.volume.mapper, self.volume.volume
-        with Watchdog(mapper, volume, FREEZE_SECONDS) as watchdog:
-            self._mark(done, "suspend")
-            mapper.suspend(volume)
-            try:
-                node = self.volume.create(name).node
-                snapshot = self.module.attach(
-                    node, role=Role.SNAPSHOT, granularity=self.granularity, interval=done.k
-                )
-                if late_switch is None:
-                    self._switch(done)
-            finally:
-                mapper.resume(volume)
-            self._mark(done, "resume")
+        with ExitStack() as undo:
+            with Watchdog(mapper, volume, FREEZE_SECONDS) as watchdog:
+                self._mark(done, "suspend")
+                mapper.suspend(volume)
+                try:
+                    node = self.volume.create(name).node
+                    undo.callback(self.volume.remove, name)
+                    snapshot = self.module.attach(
+                        node, role=Role.SNAPSHOT, granularity=self.granularity, interval=done.k
+                    )
+                    undo.callback(snapshot.detach)
+                    if late_switch is None:
+                        self._switch(done)
+                finally:
+                    mapper.resume(volume)
+                self._mark(done, "resume")
+            undo.pop_all()  # all went well: nothing is undone
         if late_switch is not None:
             self._late = True
             time.sleep(late_switch)
@@ -153,6 +182,7 @@ class Recorder:
 
     def _switch(self, done: Backup, running: bool = False) -> None:
         switched = self.module.switch([self.physical], running=running)
+        self._next += 1
         done.marks.append(Mark("instant", switched.time_ns, switched.seq))
         done.log["frozen_ns"] = switched.frozen_ns
         done.log["suspended"] = switched.suspended
@@ -187,12 +217,12 @@ class Recorder:
         done.kept = False
         done.log.setdefault("thrown_away", []).append(reason)
 
-    def _save(self, done: Backup, snapshot: tuple[bytes, bytes]) -> None:
+    def _save(self, done: Backup, snapshot: Tracker) -> None:
         """Save the bitmaps, then the record that names them, durably."""
         folder = self.folder / f"{done.k:04d}"
         folder.mkdir(parents=True)
         kinds = ("bitmap", "discarded")
-        for kind, bits in zip(kinds, snapshot, strict=True):
+        for kind, bits in zip(kinds, _bits(snapshot, ACTIVE), strict=True):
             _write(folder / f"snapshot-{kind}.bits", bits)
         if done.k:
             for kind, bits in zip(kinds, _bits(self.physical, FROZEN), strict=True):
@@ -235,3 +265,8 @@ def _write(path: Path, data: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

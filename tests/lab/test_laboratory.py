@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,29 @@ def test_every_scenario_defines_one() -> None:
         scenario = laboratory.load(one.path)
         assert scenario.name == one.path.parent.name
         assert len(scenario.steps) > 4
+
+
+@pytest.mark.vm
+def test_the_recorder_survives_a_full_store_and_the_watchdog_thaws(tmp_path: Path) -> None:
+    done = guest.boot(
+        "6.1",
+        "insmod /lab/cbt.ko && python3.11 /tests/edges.py",
+        files={"tests": Path(__file__).parent / "guest"},
+        disks={"data": 16 << 20, "store": 5 << 20},
+        work=tmp_path,
+    )
+    # The kernel complains of the snapshot that ran full; nothing else may be said.
+    assert done.exit_status == 0, done.console.read_text()
+    results = json.loads((done.output / "edges.json").read_text())
+    first, torn, last = results["backups"]
+    assert [one["k"] for one in results["backups"]] == [0, 1, 2]
+    assert first["kept"] and first["complete"]
+    assert not torn["kept"]
+    assert any("torn" in reason for reason in torn["reasons"])
+    assert torn["marked"] > 256, "what was written before it stays recorded"
+    assert last["kept"] and last["complete"], "the next one has an empty store"
+    assert last["marked"] > 6 << 8
+    assert results["watchdog"] == {"thawed": True, "late": True, "timely": False}
+    assert results["left"] == ["base", "volume"]
+    assert "its table is linear" in results["refused"]["no origin"]
+    assert "not suspended" in results["refused"]["running"]
