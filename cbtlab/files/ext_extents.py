@@ -44,6 +44,8 @@ class Mapper:
         """Follow the maps of the inodes in ``mapped``, and the attribute blocks of all."""
         self._inodes = inodes
         self._blame(np.flatnonzero(inodes.damaged), "its inode has a wrong checksum")
+        negative = (inodes.fields["size_hi"] >> 31 != 0) & (inodes.type == on_disk.TYPE_REGULAR)
+        self._blame(np.flatnonzero(negative), "its size is impossible")
         tree = inodes.has(on_disk.FL_EXTENTS)
         self._trees(np.flatnonzero(mapped & tree))
         self._pointers(np.flatnonzero(mapped & ~tree))

@@ -133,13 +133,16 @@ def _checksums(
 
 
 def sizes(ext: Ext, inodes: Inodes) -> npt.NDArray[np.int64]:
-    """The size of each inode in bytes, as the kernel's ``ext4_isize`` has it."""
+    """The size of each inode in bytes, as the kernel's ``ext4_isize`` has it.
+
+    A negative one is damage (see `Mapper`), and is 0 here.
+    """
     low = inodes.fields["size"].astype(np.int64)
     high = inodes.fields["size_hi"].astype(np.int64) << 32
     wide = inodes.type == on_disk.TYPE_REGULAR
     if ext.incompat & on_disk.INCOMPAT_LARGEDIR:
         wide = np.ones(len(inodes), np.bool_)
-    return np.asarray(np.where(wide, high | low, low), np.int64)
+    return np.asarray(np.maximum(np.where(wide, high | low, low), 0), np.int64)
 
 
 def table(ext: Ext, inodes: Inodes) -> dict[str, npt.NDArray[Any]]:

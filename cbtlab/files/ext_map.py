@@ -62,6 +62,7 @@ def map_ext(volume: Volume) -> VolumeMap:
     bits = _in_use(ext, bits, found, inodes, mapper.damaged, special)
     has_holders = ext.incompat & on_disk.INCOMPAT_EA_INODE
     notes = ext.notes + [f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20]]
+    everything = _bytes(ext, found, inline, inodes)
     result = VolumeMap(
         volume=volume,
         fs=ext.kind,
@@ -70,7 +71,7 @@ def map_ext(volume: Volume) -> VolumeMap:
         size=ext.size,
         in_use=_over_image(volume, ext, bits),
         inodes=inodes,
-        extents=_bytes(ext, found, inline, inodes),
+        extents=everything,
         regions=_regions(ext, own),
         special=special,
         root=on_disk.ROOT_INODE,
@@ -78,7 +79,7 @@ def map_ext(volume: Volume) -> VolumeMap:
         holders=lambda number: holders(ext, number) if has_holders else [],
         notes=notes,
         damaged=mapper.damaged,
-        patches=_walkable_sizes(ext, inodes, found, inline, notes),
+        patches=_walkable_sizes(ext, inodes, everything, mapper.damaged, notes),
     )
     return result
 
@@ -173,22 +174,23 @@ def _in_use(
 
 
 def _walkable_sizes(
-    ext: Ext, inodes: pd.DataFrame, found: Extents, inline: list[Extents], notes: list[str]
+    ext: Ext, inodes: pd.DataFrame, found: Extents, damaged: dict[int, str], notes: list[str]
 ) -> dict[int, bytes]:
     """Sizes that let the walk of the names end, as bytes by their place in the inode table.
 
     pytsk3 goes through all blocks up to a file's size where it is mapped by pointers, and
-    through all of a folder's: there a folder has no more than its blocks, and a large file none.
+    through all of a folder's: there a folder has no more than its blocks, and a large or damaged
+    file none.
     """
     number = inodes.index.to_numpy().astype(np.int64)
     size, kind = inodes["size"].to_numpy(), inodes["type"].cat.codes.to_numpy()
     held = np.zeros(len(number), np.int64)
-    for part, unit in ((found, ext.block_size), *((part, 1) for part in inline)):
-        part = part[np.isin(part.kind, (DATA, INLINE))]
-        np.add.at(held, np.searchsorted(number, part.inode), part.length * unit)
+    content = found[np.isin(found.kind, (DATA, INLINE))]
+    np.add.at(held, np.searchsorted(number, content.inode), content.length)
     folder = (kind == 1) & (size > held)
     pointers = (inodes["flags"].to_numpy() & on_disk.FL_EXTENTS) == 0
-    file = (kind != 1) & pointers & (size > _MOST_BY_POINTERS)
+    odd = (size > _MOST_BY_POINTERS) | np.isin(number, list(damaged))
+    file = (kind != 1) & pointers & odd
     notes += [f"inode {n}: a folder larger than its blocks" for n in number[folder][:20].tolist()]
     rows = np.flatnonzero(folder | file)
     shown = np.where(folder, held, 0)[rows]
