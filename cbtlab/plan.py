@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
+from cbtlab.writes.rows import Rows
 
-__all__ = ["POLICIES", "SURPLUS", "Plan", "Rows", "held", "plan", "surplus_names"]
+__all__ = ["POLICIES", "SURPLUS", "Plan", "held", "plan", "surplus_names"]
 
 Policy = Literal["allocated", "extents", "union"]
 POLICIES: tuple[Policy, ...] = ("allocated", "extents", "union")
@@ -151,19 +152,6 @@ def plan(
     zeroed = base_held.outward(unit) - here
     joined = copied - changed
     return Plan(k, base, "incremental", "", unit, master, held, copied, zeroed, joined)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The recorded operations that make up ``M_k``, as arrays of one value a row."""
-
-    offset: npt.NDArray[np.uint64]
-    length: npt.NDArray[np.uint64]
-    """Bytes, exactly as the operation asked."""
-    overlap: npt.NDArray[np.bool_]
-    """Marked in two intervals around a snapshot's instant."""
-    discard: npt.NDArray[np.bool_]
-    """A discard or a secure erase: without payload."""
 
 
 def surplus_names(plan: Plan, differs: Bitmap, rows: Rows | None) -> dict[Surplus, Bitmap]:

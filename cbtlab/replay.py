@@ -28,7 +28,7 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case
 from cbtlab.errors import InputError
 from cbtlab.gaps import Gap, find_gaps, numbers_of
-from cbtlab.plan import Rows
+from cbtlab.writes.rows import Rows
 
 __all__ = ["Active", "Merged", "Replay", "active", "merge", "save"]
 

@@ -25,12 +25,12 @@ STAGES = (  # a module reads the stages before its own, never one after it
     ("manifest", "bitmap", "qcow2", "images"),
     ("writes",),
     ("pack", "case"),
-    ("replay", "phases"),
+    ("gaps", "replay", "phases"),
     ("files", "exclude"),
     ("plan",),
     ("chain",),
     ("checks",),
-    ("explain", "audit"),
+    ("audit", "explain"),
     ("plots",),
     ("report",),
     ("notebook",),
@@ -127,3 +127,15 @@ def test_the_code_is_clean(command: list[str]) -> None:
         [str(found), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_of_the_method_names_what_exists() -> None:
+    page = (ROOT / "docs" / "method.md").read_text()
+    names = re.findall(
+        r"`((?:cbtlab|kernel_module|tests|datasets|notebooks)/[^`:]*)(?:::(\w+))?`", page
+    )
+    assert len(names) > 30
+    for name, function in names:
+        assert (ROOT / name).exists(), name
+        if function:
+            assert re.search(rf"^def {function}\(", (ROOT / name).read_text(), re.MULTILINE)

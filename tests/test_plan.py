@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
-from cbtlab.plan import POLICIES, SURPLUS, Plan, Rows, held, plan, surplus_names
+from cbtlab.plan import POLICIES, SURPLUS, Plan, held, plan, surplus_names
+from cbtlab.writes.rows import Rows
 
 K = 1024
 SIZE = 64 * K

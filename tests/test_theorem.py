@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from cbtlab.bitmap import Bitmap
-from cbtlab.plan import POLICIES, Plan, Rows, held, plan, surplus_names
+from cbtlab.plan import POLICIES, Plan, held, plan, surplus_names
 from cbtlab.replay import merge
+from cbtlab.writes.rows import Rows
 
 Bytes = npt.NDArray[np.uint8]
 Write = tuple[int, int, int | None]
