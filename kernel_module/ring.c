@@ -13,6 +13,7 @@
  */
 #include <linux/fs.h>
 #include <linux/ktime.h>
+#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/random.h>
@@ -54,7 +55,9 @@ int cbt_ring_set(u64 events)
 
 	if (events < RING_MIN || events > RING_MAX)
 		return -EINVAL;
-	slots = __vmalloc(array_size(events, sizeof(*slots)),
+	if (events * sizeof(*slots) > (u64)si_mem_available() << PAGE_SHIFT)
+		return -ENOMEM;
+	slots = __vmalloc(events * sizeof(*slots),
 			  GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
 	if (!slots)
 		return -ENOMEM;

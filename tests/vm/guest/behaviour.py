@@ -31,7 +31,12 @@ from fixtures import (
     refused,
     tracked,
 )
-from refusals import attach_refuses, log_on_the_volume_is_refused, other_calls_refuse
+from refusals import (
+    attach_refuses,
+    log_on_the_volume_is_refused,
+    other_calls_refuse,
+    random_calls_do_no_harm,
+)
 
 from cbtlab.record.device_mapper import Snapshots, Target
 from cbtlab.record.kernel_module import (
@@ -274,6 +279,7 @@ def main() -> None:
         full_ring_drops_exactly_and_bits_stay_whole,
         cbtctl_does_the_same,
         attach_and_detach_many_times,
+        random_calls_do_no_harm,
     ):
         print(f"cbtlab: {behaviour.__name__.replace('_', ' ')}", flush=True)
         behaviour()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import random
 import subprocess
 from pathlib import Path
 
+import volumes
 from fixtures import MIB, PLACE, P, linear, mapper, module, refused, tracked
 
 from cbtlab.errors import InputError
@@ -122,6 +125,8 @@ def other_calls_refuse() -> None:
     for room in (0, 15, 2**24 + 1, 2**63):
         with refused(errno.EINVAL):
             module.ring(room)
+    with refused(errno.ENOMEM):  # 1.25 GiB, more than the guest has
+        module.ring(2**24)
     child = os.fork()
     if not child:
         os.setuid(1000)
@@ -131,3 +136,25 @@ def other_calls_refuse() -> None:
         os._exit(status and 2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     # A descriptor kept by a program that has lost its rights is of no use.
+
+
+def random_calls_do_no_harm() -> None:
+    """Throw random bytes and near misses at every call."""
+    pick = random.Random(1)
+    calls = [getattr(uapi, name) for name in dir(uapi) if name.startswith("IOC_")]
+    small = (0, 1, 2, 3, 4096, 2**32 - 1, 2**64 - 1)
+    with linear() as node, tracked(node):
+        for _ in range(20_000):
+            call = pick.choice(calls)
+            size = call >> 16 & 0x3FFF
+            data = bytearray(pick.randbytes(size))
+            for at in range(0, size, 8):
+                if pick.random() < 0.6:
+                    data[at : at + 8] = pick.choice(small).to_bytes(8, "little")[: size - at]
+            if call in (uapi.IOC_DETACH, uapi.IOC_RING):
+                data[1] |= 0x80  # leaves the tracker attached, and the ring as it is
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(module.fd, call, data)
+        volumes.write(node, 0, b"x" * 512)
+    for status in list(module.trackers()):
+        module.tracker(status.tracker).detach()
