@@ -270,13 +270,14 @@ def test_without_a_file_system_the_union_is_judged(tmp_path: Path) -> None:
     assert entry["surplus"]["same_bytes"] == 1
 
 
+@pytest.mark.parametrize("policy", ["allocated", "union"])
 def test_a_journal_that_needs_recovery_is_refused(
-    spoiled: factory.Recording, tmp_path: Path
+    spoiled: factory.Recording, tmp_path: Path, policy: str
 ) -> None:
     spoiled.backups[3].stored.debugfs("feature needs_recovery")
     case = spoiled.case(tmp_path / "case")
     with pytest.raises(InputError) as refused:
-        audit.run(case, tmp_path / "out")
+        audit.run(case, tmp_path / "out", policy)
     assert "journal needs recovery" in str(refused.value)
     assert "0003-stored" in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()

@@ -161,12 +161,17 @@ def link_name(k: int) -> str:
 
 
 def mapped(image: Image, policy: str) -> VolumeMap | None:
-    """Map the file system of an image; None where there is none and the policy needs none."""
+    """Map the file system of an image; None where none is recognised and the policy needs none.
+
+    A file system that is not at rest is refused under every policy: its rules
+    would name files that are not where they seem to be.
+    """
     try:
         return map_volume(image)
     except InputError as error:
+        if "journal" in error.fault:
+            raise
         if policy == "union":
             return None
-        raise InputError(
-            error.piece, error.fault, f"{error.remedy or 'it cannot be mapped'}, or --policy union"
-        ) from error
+        ways = [error.remedy, "or keep everything with --policy union"]
+        raise InputError(error.piece, error.fault, ", ".join(filter(None, ways))) from error
