@@ -134,6 +134,7 @@ struct cbt_event {
  * @volume_size: out: bytes
  * @bitmap_bytes: out: of one bitmap, ceil(ceil(size / granularity) / 8)
  * @memory: out: bytes of kernel memory that the tracker takes (four bitmaps)
+ * @reserved2: zero
  */
 struct cbt_attach {
 	__u64 path;
