@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ def test_a_whole_recording_on_6_12(tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.slow
 def test_a_late_switch_loses_blocks(tmp_path: Path) -> None:
     case = lab.run("ext4-broken", "6.1", tmp_path / "case", steps=5)
     lost = case.intervals[4]
@@ -93,6 +95,14 @@ def test_a_late_switch_loses_blocks(tmp_path: Path) -> None:
         changed = differing(before, after, case.granularity)
     assert (changed - bitmap).count() > 0
     assert case.intervals[3].record["log"]["suspended"] is False
+
+    script = runpy.run_path(str(laboratory.folder() / "ext4-broken" / "break.py"))
+    broken = script["break_case"](tmp_path / "case", tmp_path / "broken")
+    assert broken.verify() == []
+    assert broken.writes.writes.missing()["count"].tolist() == [script["LOST"]]
+    good, cleared = case.intervals[2].bitmap("physical"), broken.intervals[2].bitmap("physical")
+    assert good is not None
+    assert (good - cleared).count() == script["CLEARED"]
 
 
 @pytest.mark.vm
