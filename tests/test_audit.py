@@ -292,3 +292,19 @@ def test_a_first_backup_that_was_thrown_away(office: factory.Recording, tmp_path
     assert first["copied"] is None and first["kept"] is False
     assert second["kind"] == "full" and second["base"] is None
     assert "no earlier backup was kept" in second["reason"]
+
+
+def test_a_case_that_excludes_nothing(office: factory.Recording, tmp_path: Path) -> None:
+    """No rule, no delete, and nothing recorded of the snapshots: nobody wrote to them."""
+    recording = office.copy(tmp_path / "r")
+    for backup in recording.backups:
+        backup.patterns, backup.stored = [], backup.snapshot
+        for record in (backup.writes, backup.bitmaps):
+            record.pop("snapshot", None)
+    case = recording.case(tmp_path / "case", sequences=False)
+    for policy in ("allocated", "extents", "union"):
+        found = audit.run(case, tmp_path / policy, policy)
+        assert found.holds, found.text()
+    entry = found.document()["intervals"][1]
+    assert entry["snapshot"] is None and entry["carry"] is None and entry["excluded"] == 0
+    assert entry["physical"] == entry["master"]

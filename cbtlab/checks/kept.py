@@ -92,7 +92,7 @@ def _changed_attributes(
     common = inodes.intersection(restored.inodes.index).intersection(before.inodes.index)
     old, new = before.inodes.loc[common], restored.inodes.loc[common]
     still = set(restored.names["raw"])
-    deleted = gone[[raw not in still for raw in gone["raw"]]]
+    deleted = gone[np.array([raw not in still for raw in gone["raw"]], np.bool_)]
     parents = _parents(before, deleted)
     is_parent = common.isin(pd.Index(parents.index))
     lost_name = common.isin(pd.Index(deleted["inode"]))

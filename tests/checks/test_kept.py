@@ -128,3 +128,16 @@ def test_a_link_that_restores_wrong_bytes_fails(
     (entry,) = verdict(found, 3, "complete").evidence
     assert entry["block"] == at // 4096 and entry["path"] == "/docs/reuse.bin"
     assert entry["link"] == "0003.qcow2"
+
+
+def test_an_excluded_folder_may_go_as_a_whole(spoiled: factory.Recording, tmp_path: Path) -> None:
+    """Then its parent has one link less, which is an effect of the delete, too."""
+    spoil(spoiled, 4, lambda v: v.debugfs("rmdir /cache"))
+    spoiled.backups[4].stored.check()
+    found = judged(spoiled, tmp_path)
+    assert found.holds, found.text()
+    spoil(spoiled, 4, lambda v: v.debugfs("set_inode_field / links_count 9"))
+    check = verdict(judged(spoiled, tmp_path / "again"), 4, "kept")
+    assert [(entry["path"], entry["note"]) for entry in check.evidence] == [
+        ("/", "number of links is 9, and was 6 on S_k")
+    ]
