@@ -10,7 +10,7 @@ NAME   ?= ext4-office
 
 PY = $(VENV)/bin/python
 
-.PHONY: audit test lab lint regression record bench vm module clean help
+.PHONY: audit test lab lint regression record bench vm module picture clean help
 
 help:
 	@echo 'make audit [CASE=… POLICY=… OUT=…]  audit a case; leaves report.html, audit.json, chain/'
@@ -19,7 +19,7 @@ help:
 	@echo 'make regression                     audit every case and compare with what is expected'
 	@echo 'make record NAME=… OUT=…            record a scenario in a virtual machine'
 	@echo 'make module KDIR=…                  build the kernel module'
-	@echo 'make vm | bench | lint | clean'
+	@echo 'make vm | bench | lint | picture | clean'
 
 audit: $(VENV)/.audit
 	@$(PY) -m cbtlab audit '$(CASE)' --policy '$(POLICY)' --out '$(OUT)' --force
@@ -46,6 +46,9 @@ record: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+
+picture: $(VENV)/.test
+	$(PY) tools/picture.py
 
 module:
 	$(MAKE) -C kernel_module $(if $(KDIR),KDIR='$(KDIR)')

@@ -164,7 +164,7 @@ def test_the_work_on_a_snapshot_parts_the_delete_from_the_mount() -> None:
     ]
     shown = words(plots.snapshot_work(frame, phases, volume_size=SIZE))
     assert "while mounting: 2 writes" in shown and "while deleting: 2 writes" in shown
-    assert "outside of these: 1 writes" in shown and "while unmounting" not in shown
+    assert "outside of these: 1 write" in shown and "while unmounting" not in shown
     assert "milliseconds from the mount" in shown
 
 

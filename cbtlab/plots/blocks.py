@@ -147,7 +147,7 @@ def strips(rows: Sequence[Layer | Sequence[Layer]], *, title: str = "") -> Figur
     stacked = [[row] if isinstance(row, Layer) else list(row) for row in rows]
     size = stacked[0][0].blocks.volume_size
     shown = _shown([layer.blocks for layers in stacked for layer in layers])
-    made = new_figure(0.9 + 0.36 * len(stacked) + (0.25 if title else 0))
+    made = new_figure(0.9 + 0.33 * len(stacked) + (0.25 if title else 0))
     axes = made.subplots()
     for place, layers in enumerate(stacked):
         image = np.full((1, BINS, 4), to_rgba(EMPTY))
@@ -205,7 +205,7 @@ def merge_steps(
 
 
 def excluded_files(
-    extents: pd.DataFrame, master: Bitmap | None, copied: Bitmap, *, most: int = 12
+    extents: pd.DataFrame, master: Bitmap | None, copied: Bitmap, *, most: int = 9
 ) -> Figure:
     """Draw where the excluded files lie, above what changed and what was stored.
 

@@ -114,7 +114,7 @@ def snapshot_work(writes: pd.DataFrame, spans: Sequence[Span], *, volume_size: i
                 time[chosen], place[chosen], "o", color=colour, markersize=5,
                 markeredgecolor=INK, markeredgewidth=0.5, clip_on=False,
             )  # fmt: skip
-            handles.append(patch(colour, f"{PHASE_WORDS[kind]}: {chosen.sum():,} writes"))
+            handles.append(patch(colour, f"{PHASE_WORDS[kind]}: {_writes(int(chosen.sum()))}"))
     axes.set_ylim(-shown * 0.03, shown)
     byte_axis(axes.yaxis, shown, "place")
     axes.set_xlabel("milliseconds from the mount", fontsize=9)
@@ -136,7 +136,11 @@ def _joined(spans: Sequence[Span]) -> list[tuple[float, float]]:
 
 
 def _count(rows: pd.DataFrame) -> str:
-    return f"{len(rows):,} writes, {format_bytes(int(rows['length'].sum()))}"
+    return f"{_writes(len(rows))}, {format_bytes(int(rows['length'].sum()))}"
+
+
+def _writes(number: int) -> str:
+    return "1 write" if number == 1 else f"{number:,} writes"
 
 
 def _time_limits(writes: pd.DataFrame, instants: Sequence[Instant]) -> tuple[float, float]:

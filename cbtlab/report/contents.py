@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cbtlab.audit import Audit, Backup
+from cbtlab.checks.verdict import KEYS
 from cbtlab.phases import PHASES, written_by_phase
 from cbtlab.report import words
 from cbtlab.report.pictures import Pictures, of_backup, overview
@@ -122,7 +123,12 @@ def _backup(
 ) -> dict[str, Any]:
     files = entry.get("excluded_files", [])
     checks = [
-        {**check, "evidence": room.take(check["evidence"]), "given": len(check["evidence"])}
+        {
+            **check,
+            "evidence": room.take(check["evidence"]),
+            "given": len(check["evidence"]),
+            "columns": [key for key in KEYS if any(key in item for item in check["evidence"])],
+        }
         for check in entry["checks"]
     ]
     return {
@@ -184,10 +190,11 @@ def _story(entry: dict[str, Any], granularity: int) -> list[str]:
     ]
     if entry["excluded"]:
         told.append(f"{n(entry['excluded'])} of them touch excluded files.")
+    if entry["joined"]:
+        stored += f"; {n(entry['joined'])} of them were not written, but were not held before"
     told.append(
-        f"{stored}; {n(entry['joined'])} of them were never written, but were not held before. "
-        f"{n(entry['zeroed'])} units were declared zero. {n(entry['least'])} units truly differ "
-        f"from backup {j}."
+        f"{stored}. {n(entry['zeroed'])} units were declared zero. {n(entry['least'])} units "
+        f"truly differ from backup {j}."
     )
     return told
 
@@ -197,7 +204,8 @@ def _remarks(entry: dict[str, Any]) -> Iterator[str]:
     yield from (f"Recorded as unusable: {reason}." for reason in entry.get("unusable", []))
     yield from (str(note) for note in entry.get("file_system", {}).get("notes", []))
     log = dict(entry.get("log") or {})
-    yield from _stood_still(entry.get("marks") or [], log.pop("frozen_ns", None))
+    marks, suspended = entry.get("marks") or [], log.pop("suspended", None)
+    yield from _stood_still(marks, suspended, log.pop("frozen_ns", None))
     if isinstance(deleted := log.pop("deleted", None), list):
         yield f"{len(deleted):,} names were deleted on the snapshot."
     yield from _store(log.pop("store", None))
@@ -205,12 +213,14 @@ def _remarks(entry: dict[str, Any]) -> Iterator[str]:
     yield from (f"{name}: {value}" for name, value in _flat(log))
 
 
-def _stood_still(marks: list[dict[str, Any]], frozen: Any) -> Iterator[str]:
+def _stood_still(marks: list[dict[str, Any]], suspended: Any, frozen: Any) -> Iterator[str]:
     """Yield how long the volume stood still while the snapshot was made."""
     at = {mark.get("name"): mark.get("time_ns") for mark in marks if isinstance(mark, dict)}
     begin, end = at.get("suspend"), at.get("resume")
     if isinstance(begin, int) and isinstance(end, int):
         yield f"The volume was suspended for {(end - begin) / 1e6:.1f} ms to make the snapshot."
+    if suspended is False:
+        yield "The interval was switched while the volume was running, which loses writes."
     if isinstance(frozen, int):
         yield f"Its queue was frozen for {frozen / 1e6:.1f} ms to switch the interval."
 

@@ -267,13 +267,19 @@ def test_the_deletes_own_writes_stand_apart_from_the_mounts(tmp_path: Path) -> N
         bitmaps=backup.bitmaps,
         patterns=backup.patterns,
         marks=marks,
-        log={"frozen_ns": 12_345_678, "deleted": ["a", "b"], "store": {"used": 7}},
+        log={
+            "suspended": False,
+            "frozen_ns": 12_345_678,
+            "deleted": ["a", "b"],
+            "store": {"used": 7},
+        },
     )
     made = report.render(auditing.run(case, tmp_path / "out"))
     text = Page(made).text
     assert "mounting: journal, superblock, orphans 2 " in text
     assert "deleting the excluded files 3 " in text
     assert "Its queue was frozen for 12.3 ms" in text
+    assert "switched while the volume was running" in text and "suspended:" not in text
     assert "2 names were deleted" in text and "store: {'used': 7}" in text
     assert "while deleting" not in text and made.count("data:image/png") == 5
 
