@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from judged import failing, judged, verdict
 
+from cbtlab.audit import backup as auditing
 from cbtlab.audit.rules import WRONG_RULES
+from cbtlab.chain import Chain
 from cbtlab.files import map_volume
 from cbtlab.images import open_image
 
@@ -86,6 +88,26 @@ def test_the_tail_of_a_file_is_found_at_any_byte(
     check = verdict(judged(spoiled, tmp_path), 1, "excluded")
     assert check.holds is False
     assert check.evidence[0]["offset"] == at and check.evidence[0]["path"] == "/docs/small.txt"
+
+
+def test_content_in_a_link_that_no_reader_sees_is_found(
+    office: factory.Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of the image file that its tables do not name."""
+    true = auditing.restore
+
+    def leaking(chain: Chain, k: int, to: Path) -> None:
+        true(chain, k, to)
+        if k == 4:
+            with (chain.path / "0004.qcow2").open("ab") as file:
+                file.write(bytes(-file.tell() % 4096) + sector(office, 4))
+
+    monkeypatch.setattr(auditing, "restore", leaking)
+    check = verdict(judged(office, tmp_path), 4, "excluded")
+    assert check.holds is False
+    (entry,) = check.evidence
+    assert entry["link"] == "0004.qcow2" and "offset" not in entry
+    assert EXCLUDED in entry["note"] and "of the image file" in entry["note"]
 
 
 def test_what_a_kept_file_has_too_is_not_the_excluded_files(
