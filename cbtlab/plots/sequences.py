@@ -46,11 +46,13 @@ def timeline(
     volume_size: int,
     instants: Sequence[Instant] = (),
     spans: Sequence[Span] = (),
+    every: int = 1,
 ) -> Figure:
     """Draw the writes on both volumes over time and place, coloured by operation.
 
     ``writes`` is a write sequence.  ``instants`` are drawn as lines through both
     panels (dashed where estimated), ``spans`` as bands in the snapshot's panel.
+    ``every`` is n where ``writes`` has only one in n of the writes, and is told.
     """
     made = new_figure(6.2)
     panels = made.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -66,7 +68,7 @@ def timeline(
         axes.set_ylim(0, shown)
         axes.set_xlim(*limits)
         axes.set_title(
-            f"{'Physical volume' if volume == 'physical' else 'Snapshots'}: {_count(rows)}",
+            f"{'Physical volume' if volume == 'physical' else 'Snapshots'}: {_count(rows, every)}",
             loc="left",
             fontsize=10,
         )
@@ -135,7 +137,9 @@ def _joined(spans: Sequence[Span]) -> list[tuple[float, float]]:
     return joined
 
 
-def _count(rows: pd.DataFrame) -> str:
+def _count(rows: pd.DataFrame, every: int) -> str:
+    if every > 1:
+        return f"one in {every:,} writes is drawn, {len(rows):,}"
     return f"{_writes(len(rows))}, {format_bytes(int(rows['length'].sum()))}"
 
 

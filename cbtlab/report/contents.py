@@ -10,7 +10,7 @@ from cbtlab.audit import Audit, Backup
 from cbtlab.checks.verdict import KEYS
 from cbtlab.phases import PHASES, written_by_phase
 from cbtlab.report import words
-from cbtlab.report.pictures import Pictures, of_backup, overview
+from cbtlab.report.pictures import Pictures, Sample, of_backup, overview, sample
 from cbtlab.units import format_bytes
 
 DETAILED = 60  # backups with a section of their own; the tables have all
@@ -29,7 +29,8 @@ def contents_of(audit: Audit) -> dict[str, Any]:
         for check in entry["checks"]
         if check["holds"] is False
     ]
-    top = overview(audit, document, pictures)
+    taken = sample(audit.case)
+    top = overview(audit, document, taken, pictures)
     chosen = set(_chosen(entries))
     room = _Room(EVIDENCE)
     backups = [
@@ -54,7 +55,7 @@ def contents_of(audit: Audit) -> dict[str, Any]:
         "pictures_left_out": pictures.left_out,
         "surplus": [name for name in words.SURPLUS if _has_surplus(entries, name)],
         "surplus_words": words.SURPLUS,
-        "facts": _facts(audit, document),
+        "facts": _facts(document, taken),
         "notes": document.get("notes", []),
         "sources": document["sources"][:SOURCES],
         "sources_total": len(document["sources"]),
@@ -83,9 +84,8 @@ def _has_surplus(entries: list[dict[str, Any]], name: str) -> bool:
     return any((entry["surplus"] or {}).get(name) for entry in entries)
 
 
-def _facts(audit: Audit, document: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(document: dict[str, Any], taken: Sample) -> list[tuple[str, str]]:
     size, grain = document["volume_size"], document["granularity"]
-    writes = audit.case.writes
     facts = [
         ("Volume", f"{format_bytes(size)} ({size:,} bytes)"),
         ("Tracked in", f"{document['volume_blocks']:,} blocks of {grain:,} bytes"),
@@ -96,9 +96,11 @@ def _facts(audit: Audit, document: dict[str, Any]) -> list[tuple[str, str]]:
     if system is not None:
         label = f"{system['kind']}, blocks of {system['block_size']:,} bytes, UUID {system['uuid']}"
         facts.insert(1, ("File system", label))
-    if len(writes):
-        first, last = (str(t)[:19] for t in (writes["time"].min(), writes["time"].max()))
-        facts.append(("Recorded", f"{len(writes):,} writes from {first} to {last} UTC"))
+    if taken.rows:
+        first, last = (str(time)[:19].replace("T", " ") for time in (taken.first, taken.last))
+        facts.append(("Recorded", f"{taken.rows:,} writes from {first} to {last} UTC"))
+    else:
+        facts.append(("Recorded", "bitmaps alone, no write sequence"))
     facts.append(("Audited", words.moment(document["started"])))
     return facts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case
 from cbtlab.phases import instants, spans
 from cbtlab.replay import Replay
+from cbtlab.writes import empty
+from cbtlab.writes.read import concat
+from cbtlab.writes.schema import VOLUMES
 
 BUDGET = 1_300_000  # bytes of all pictures in the file
+DRAWN = 2_000_000  # writes in the timeline; of more, one in so many is drawn
 
 
 class Pictures:
@@ -42,15 +47,52 @@ class Pictures:
         return Markup(uri)  # made here, and too long for a value
 
 
-def overview(audit: Audit, document: dict[str, Any], pictures: Pictures) -> dict[str, str | None]:
+@dataclass(frozen=True)
+class Sample:
+    """A write sequence that fits into memory: one in ``every`` of ``rows`` writes."""
+
+    writes: pd.DataFrame
+    every: int
+    rows: int
+    first: np.datetime64 | None
+    last: np.datetime64 | None
+
+
+def sample(case: Case, most: int = DRAWN) -> Sample:
+    """Return at most about ``most`` writes of a case, evenly taken, and the extent of all."""
+    sources = [(each, volume) for each in case.intervals for volume in VOLUMES]
+    rows = sum(
+        each.document()[volume]["writes"]["rows"]
+        for each, volume in sources
+        if each.has(volume, "writes")
+    )
+    every = max(-(-rows // most), 1)
+    frames, times = [empty()], []
+    for each, volume in sources:
+        for chunk in each.iter_writes(volume):
+            if len(chunk):
+                time = chunk["time"].to_numpy()
+                times += [time.min(), time.max()]
+                frames.append(chunk.iloc[::every])
+    first, last = (min(times), max(times)) if times else (None, None)
+    return Sample(concat(frames, source=case.path), every, rows, first, last)
+
+
+def overview(
+    audit: Audit, document: dict[str, Any], taken: Sample, pictures: Pictures
+) -> dict[str, str | None]:
     """Return the timeline and the bars of what each backup stored; None where nothing is."""
-    case, writes = audit.case, audit.case.writes
+    case, writes = audit.case, taken.writes
     phases = [span for interval in case.intervals for span in spans(interval)]
     made: dict[str, str | None] = {"timeline": None, "costs": None}
     if len(writes):
         made["timeline"] = pictures.add(
             lambda: plots.timeline(
-                writes, volume_size=case.volume_size, instants=instants(case), spans=phases
+                writes,
+                volume_size=case.volume_size,
+                instants=instants(case),
+                spans=phases,
+                every=taken.every,
             )
         )
     if any(entry["copied"] is not None for entry in document["intervals"]):

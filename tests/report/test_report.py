@@ -19,6 +19,7 @@ import pytest
 from cbtlab import audit as auditing
 from cbtlab import report
 from cbtlab.audit import Audit
+from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case
 from cbtlab.checks import NAMES, Verdict
 from cbtlab.errors import InputError
@@ -313,3 +314,30 @@ def test_a_browser_shows_the_verdicts(page: str, tmp_path: Path, width: int) -> 
     for name in NAMES:
         assert name in shown.text
     assert shown.text.count("✓ holds") > 30
+
+
+def test_of_very_many_writes_a_part_is_drawn_and_told(audit: Audit) -> None:
+    taken = pictures.sample(audit.case, 50)
+    assert (taken.every, taken.rows) == (3, len(audit.case.writes))
+    assert len(taken.writes) <= 60
+    assert taken.first == audit.case.writes["time"].min()
+    assert taken.last == audit.case.writes["time"].max()
+    whole = pictures.sample(audit.case)
+    assert whole.every == 1
+    pd.testing.assert_frame_equal(whole.writes, audit.case.writes)
+
+
+def test_a_case_of_bitmaps_without_a_file_system_has_a_report(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(np.random.default_rng(1).bytes(1 << 20))
+    case = Case.create(tmp_path / "case", 1 << 20, 4096, name="<b>plain</b>")
+    case.add(snapshot=image, stored=image)
+    written = Bitmap.from_indices(np.array([2]), 1 << 20, 4096)
+    for unusable in ([], ["torn"]):
+        case.add(snapshot=image, stored=image, bitmaps={"physical": written}, patterns=["a"],
+                 unusable=unusable)  # fmt: skip
+    read = Page(report.render(auditing.run(case, tmp_path / "out", "union")))
+    assert "b" in read.tags and "<b>plain</b>" in read.text
+    assert "bitmaps alone, no write sequence" in read.text
+    assert "no file system was recognised, so no rule was applied" in read.text
+    assert "Recorded as unusable: torn." in read.text
