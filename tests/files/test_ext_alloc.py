@@ -12,6 +12,7 @@ from cbtlab.errors import InputError
 from cbtlab.files import map_volume
 from cbtlab.files.ext import Ext
 from cbtlab.files.ext_alloc import allocated, structures
+from cbtlab.files.extents import META
 from cbtlab.files.volume import Volume
 from cbtlab.images import open_image
 
@@ -102,6 +103,27 @@ def test_a_file_system_inside_of_an_image(tmp_path: Path, offset: int) -> None:
     place = int(second.loc[second["inode"] == inode, "physical"].iloc[0])
     assert volume.owner(place) == "/file"
     assert volume.owner(offset - 1) == "<outside the file system>"
+
+
+@pytest.mark.parametrize("kind", ["ext2", "ext4"])
+def test_written_blocks_past_the_end_are_not_in_use(tmp_path: Path, kind: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"x" * 20_000)
+    path = ext.make(tmp_path / "a.img", 8 * ext.MIB, "-t", kind, "-b", "1024", source=tree)
+    ext.debugfs(path, "sif file size 3000")
+    with open_image(path) as image:
+        volume = map_volume(image)
+        inode = int(volume.names.set_index("path").loc["/file", "inode"])
+        assert len(volume.read_file(inode)) == 3000
+    words = ext.debugfs(path, "blocks file").split()
+    blocks = [int(word) for word in words if word.isdigit()]
+    nodes = set(volume.rows(inode).physical[volume.rows(inode).kind == META] // 1024)
+    data = [block for block in blocks if block not in nodes]
+    expected = ext.dumped_in_use(path)
+    expected[data[3:]] = False
+    assert len(data) == 20
+    assert np.array_equal(volume.in_use.to_bool(), expected)
 
 
 def test_structures_are_named(tmp_path: Path) -> None:

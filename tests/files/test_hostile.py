@@ -15,6 +15,7 @@ from cbtlab.errors import InputError
 from cbtlab.files import VolumeMap, map_volume
 from cbtlab.files.ext import Ext
 from cbtlab.files.ext_inodes import inode_place
+from cbtlab.files.extents import META
 from cbtlab.files.volume import Volume
 
 pytestmark = ext.needs_e2fsprogs
@@ -87,6 +88,8 @@ def test_an_extent_tree_that_leads_to_itself(plain: bytearray) -> None:
     volume = look_at(data, names=False)
     assert time.monotonic() - start < 5
     assert inode in volume.damaged
+    meta = volume.rows(inode)
+    assert meta.physical[meta.kind == META].tolist() == [node * 1024]  # followed once
     with pytest.raises(InputError, match="map"):
         volume.read_file(inode)
 
