@@ -94,6 +94,19 @@ def test_an_extent_tree_that_leads_to_itself(plain: bytearray) -> None:
         volume.read_file(inode)
 
 
+def test_a_node_that_two_entries_of_one_level_name(plain: bytearray) -> None:
+    data = bytearray(plain)
+    inode, place = place_of(data, "/fragments")
+    root = place + 40
+    struct.pack_into("<H", data, root + 2, 2)
+    data[root + 24 : root + 36] = data[root + 12 : root + 24]
+    volume = look_at(data, names=False)
+    meta = volume.rows(inode)
+    nodes = meta.physical[meta.kind == META]
+    assert len(nodes) == len(np.unique(nodes))
+    assert inode in volume.damaged
+
+
 def test_pointer_blocks_that_lead_to_themselves(pointers: bytearray) -> None:
     data = bytearray(pointers)
     inode, place = place_of(data, "/fragments")
