@@ -135,13 +135,6 @@ class Stream:
             start,
             "a tracker that the header does not name",
         )
-        sizes = np.zeros(MAX_TRACKERS + 1, np.uint64)
-        sizes[self.trackers["id"]] = self.trackers["volume_size"]
-        size = sizes[events["tracker"]]
-        past = (events["offset"] > size) | (
-            events["length"] > size - np.minimum(events["offset"], size)
-        )
-        _refuse(self.path, past, start, "a range past the volume's end")
         _refuse(self.path, events["time_ns"] >> np.uint64(62) != 0, start, "an impossible time")
 
 
