@@ -18,7 +18,8 @@ from cbtlab.errors import InputError
 from cbtlab.images import Image, differing, image_digest, open_image
 from cbtlab.manifest import file_digest, piece_path
 from cbtlab.qcow2 import write as write_qcow2
-from cbtlab.writes import read_writes, save_writes
+from cbtlab.writes import VOLUMES, read_writes, save_writes
+from cbtlab.writes.skipped import ATTRIBUTE, left_out
 
 _FIRST_CLUSTER, _LATER_CLUSTER = 1 << 16, 1 << 14  # differences are scattered: smaller clusters
 
@@ -68,7 +69,8 @@ def pack_writes(
     told = "writes" if recorded else source
     frame = source if recorded else read_writes(source)
     rows = len(frame)
-    named = frame["interval"].any()
+    named = bool(frame["interval"].any())
+    apart = left_out(frame)
     frame = frame[frame["volume"].isna() | (frame["volume"] == volume)]
     if recorded or named:
         frame = frame[frame["interval"] == k]
@@ -82,6 +84,8 @@ def pack_writes(
         volume=pd.Categorical([volume] * len(frame), dtype=frame["volume"].dtype),
         interval=np.full(len(frame), k, np.uint32),
     ).reset_index(drop=True)
+    if apart is not None:
+        frame.attrs[ATTRIBUTE] = apart.of(VOLUMES.index(volume), k if named else None)
     past = (frame["offset"] + frame["length"] > volume_size).to_numpy()
     if past.any():
         raise InputError(

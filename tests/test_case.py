@@ -13,6 +13,7 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.case import MANIFEST, Case, verify
 from cbtlab.errors import InputError
 from cbtlab.manifest import digest_of
+from cbtlab.replay import Replay
 
 SIZE, GRANULARITY = 1 << 20, 4096
 
@@ -234,3 +235,15 @@ def test_a_manifest_of_nonsense_is_refused_though_its_digest_fits(
     with pytest.raises(InputError) as caught:
         Case.open(case.path)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_reads_are_no_gap_in_the_case(
+    case: Case, images: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "numbered.csv"
+    path.write_text("time,op,offset,length,seq\n5,write,0,512,1\n6,read,0,1,2\n7,write,0,1,3\n")
+    case.add(snapshot=images["s1"], stored=images["s1x"], writes={"physical": path})
+    assert Replay(case).gaps == []
+    path.write_text("time,op,offset,length,seq\n5,write,0,512,11\n7,write,0,1,13\n")
+    case.add(snapshot=images["s1"], stored=images["s1x"], writes={"physical": path})
+    assert (12, 12) in [(gap.first, gap.last) for gap in Replay(case).gaps]

@@ -11,6 +11,7 @@ from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
 from cbtlab.units import format_time
 from cbtlab.writes.schema import COLUMNS, OPS
+from cbtlab.writes.skipped import left_out
 
 
 @pd.api.extensions.register_dataframe_accessor("writes")
@@ -69,7 +70,8 @@ class WritesAccessor:
     def missing(self) -> pd.DataFrame:
         """Return the gaps in ``seq``, one row each.
 
-        Columns: ``first`` and ``last`` missing number, ``count``, the times and
+        Columns: ``first`` and ``last`` number between two events, ``count`` of the
+        missing among them (rows that were left out are not missing), the times and
         intervals of the events around it (``after``, ``before``,
         ``interval_after``, ``interval_before``).  A sequence whose rows have no
         number has no gap that can be known.  Raises InputError where a number
@@ -79,11 +81,14 @@ class WritesAccessor:
         seq = numbered["seq"].to_numpy(np.uint64)
         order = np.argsort(seq, kind="stable")
         seq = seq[order]
-        step = np.diff(seq)
-        if (step == 0).any():
-            twice = int(seq[int(np.argmax(step == 0))])
+        if (seq[1:] == seq[:-1]).any():
+            twice = int(seq[1:][seq[1:] == seq[:-1]][0])
             raise InputError("writes", f"the sequence number {twice} stands twice")
-        at = np.flatnonzero(step > 1)
+        lost = np.diff(seq) - np.uint64(1)
+        if (more := left_out(self._frame)) is not None and len(seq):
+            there = np.searchsorted(seq, np.unique(more.seq))
+            lost -= np.bincount(there, minlength=len(seq) + 1)[1:-1].astype(np.uint64)
+        at = np.flatnonzero(lost)
         left, right = order[at], order[at + 1]
         time = numbered["time"].to_numpy()
         interval = numbered["interval"].to_numpy()
@@ -91,7 +96,7 @@ class WritesAccessor:
             {
                 "first": seq[at] + np.uint64(1),
                 "last": seq[at + 1] - np.uint64(1),
-                "count": step[at] - np.uint64(1),
+                "count": lost[at],
                 "after": time[left],
                 "before": time[right],
                 "interval_after": interval[left],

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from cbtlab.errors import InputError
 from cbtlab.writes import native, text
 from cbtlab.writes.schema import empty, normalize
+from cbtlab.writes.skipped import ATTRIBUTE, KEY, LeftOut, left_out
 
 CHUNK_ROWS = 1 << 20
 
@@ -63,6 +64,9 @@ def concat(frames: list[pd.DataFrame], source: object = "writes") -> pd.DataFram
         part.attrs = {}  # pandas compares them on every concat
     whole = normalize(pd.concat(parts, ignore_index=True), source=source) if parts else empty()
     whole.attrs["skipped"] = sum(frame.attrs.get("skipped", 0) for frame in frames)
+    apart = [part for frame in frames if (part := left_out(frame)) is not None]
+    if apart:
+        whole.attrs[ATTRIBUTE] = LeftOut.joined(apart)
     for name in ("dropped", "next_seq"):
         whole.attrs[name] = frames[-1].attrs.get(name) if frames else None
     return whole
@@ -71,7 +75,8 @@ def concat(frames: list[pd.DataFrame], source: object = "writes") -> pd.DataFram
 def save_writes(frame: pd.DataFrame, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Save a write sequence as Parquet (zstd) or CSV, by the name's ending.
 
-    Times are written with their zone, UTC.  An existing file is replaced only
+    Times are written with their zone, UTC; Parquet also keeps the numbers of rows
+    that were left out.  An existing file is replaced only
     with ``force``; a failure leaves nothing behind.
     """
     path = Path(path)
@@ -102,4 +107,6 @@ def _table(frame: pd.DataFrame, time_as_text: bool = False) -> pa.Table:
     for name in ("volume", "op", "comm"):
         column = pa.array(frame[name])
         columns[name] = column.cast(pa.string()) if time_as_text else column
-    return pa.table(columns)
+    table = pa.table(columns)
+    apart = left_out(frame)
+    return table if apart is None else table.replace_schema_metadata({KEY: apart.encode()})

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from cbtlab.errors import InputError
 from cbtlab.units import parse_time
-from cbtlab.writes.schema import COLUMNS, OP_TYPE, OPS, empty, normalize
+from cbtlab.writes.schema import COLUMNS, OP_TYPE, OPS, VOLUME_TYPE, empty, normalize
+from cbtlab.writes.skipped import ATTRIBUTE, KEY, LeftOut
 
 SKIPPED_OPS = ("read", "flush")
 _BLOCK = 32 << 20
@@ -30,7 +31,7 @@ def csv_chunks(path: Path) -> Iterator[pd.DataFrame]:
             head = file.readline(1 << 16)
         if not head.strip():
             raise InputError(path, "is empty", "a CSV needs a line of column names")
-        names = pacsv.open_csv(pa.py_buffer(head)).schema.names
+        names = pacsv.open_csv(pa.py_buffer(_header(head, path))).schema.names
         _check_columns(path, names)
         reader = pacsv.open_csv(
             path,
@@ -58,21 +59,38 @@ def parquet_chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
             names = file.schema_arrow.names
             _check_columns(path, names)
             start = 0
+            kept = (file.schema_arrow.metadata or {}).get(KEY)
             for batch in file.iter_batches(rows, columns=[n for n in names if n in COLUMNS]):
                 table = pa.Table.from_batches([batch])
-                yield _from_table(table, path, start)
+                frame = _from_table(table, path, start)
+                if kept is not None and not start:
+                    frame.attrs[ATTRIBUTE] = LeftOut.decode(kept)
+                yield frame
                 start += table.num_rows
             if not start:
                 yield empty()
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(path, f"cannot be read as Parquet: {error}") from error
+
+
+def _header(line: bytes, path: Path) -> bytes:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(path, "is not UTF-8 text", "save it as CSV in UTF-8") from error
+    if b"\0" in line:
+        raise InputError(path, "is not text", "a CSV, a Parquet file or a native stream is needed")
+    return line
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
     twice = {name for name in names if names.count(name) > 1}
     missing = [name for name in ("time", "op", "offset", "length") if name not in names]
     if missing:
-        raise InputError(path, f"has no column {missing[0]!r}", "see the columns in the README")
+        needed = "the columns time, op, offset and length are needed, with commas between"
+        raise InputError(path, f"has no column {missing[0]!r}", needed)
     if twice & set(COLUMNS):
         raise InputError(path, f"has the column {min(twice & set(COLUMNS))!r} twice")
 
@@ -106,7 +124,23 @@ def _from_table(table: pa.Table, path: Path, start: int) -> pd.DataFrame:
             columns[name] = column.to_pandas()
     frame = normalize(pd.DataFrame(columns), sort=False, source=path)
     frame.attrs["skipped"] = table.num_rows - len(frame)
+    if frame.attrs["skipped"] and "seq" in table.column_names:
+        frame.attrs[ATTRIBUTE] = _left_out(table.filter(pc.invert(keep)), path, start)
     return frame
+
+
+def _left_out(table: pa.Table, path: Path, start: int) -> LeftOut:
+    """Return the numbers of rows that are no writes."""
+    seq = _number(table["seq"], "seq", path, start)
+    table = table.filter(pc.is_valid(seq))
+    codes, interval = np.full(len(table), -1, np.int8), np.zeros(len(table), np.uint32)
+    if "volume" in table.column_names:
+        names = _plain(table["volume"]).cast(pa.string()).to_pandas()
+        codes = pd.Categorical(names, dtype=VOLUME_TYPE).codes.astype(np.int8)
+    if "interval" in table.column_names:
+        known = pc.fill_null(_number(table["interval"], "interval", path, start), 0)
+        interval = known.to_numpy().astype(np.uint32)
+    return LeftOut(seq.drop_null().to_numpy().astype(np.uint64), codes, interval)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -126,3 +126,23 @@ def test_a_parquet_file_of_plain_integers_is_taken(tmp_path: Path) -> None:
     pd.DataFrame({"time": [2], "op": ["write"], "offset": [-1], "length": [1]}).to_parquet(path)
     with pytest.raises(InputError, match="offset"):
         read_writes(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_number_of_a_skipped_row_is_no_loss(tmp_path: Path, suffix: str) -> None:
+    rows = ["1,write,0,1,1", "2,read,0,1,2", "3,write,0,0,3", "4,write,0,1,4", "5,write,0,1,7"]
+    path = csv(tmp_path, *rows, head=HEAD + ",seq")
+    if suffix == ".parquet":
+        save_writes(read_writes(path), tmp_path / "saved.parquet")
+        path = tmp_path / "saved.parquet"
+    summary = read_writes(path).writes.summary()
+    assert (summary["rows"], summary["lost"], summary["gaps"]) == (3, 2, 1)
+
+
+def test_a_header_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "writes.csv"
+    for data in ("time,op,offset,length,caf\xe9\n1,write,0,1,x\n".encode("latin-1"),
+                 "time,op,offset,length\n1,write,0,1\n".encode("utf-16")):  # fmt: skip
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="text"):
+            read_writes(path)
