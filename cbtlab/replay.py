@@ -29,6 +29,7 @@ from cbtlab.case import Case
 from cbtlab.errors import InputError
 from cbtlab.gaps import Gap, find_gaps, numbers_of
 from cbtlab.writes.rows import Rows
+from cbtlab.writes.skipped import numbers
 
 __all__ = ["Active", "Merged", "Replay", "active", "merge", "save"]
 
@@ -203,7 +204,7 @@ class Replay:
             for volume in ("physical", "snapshot"):
                 if interval.has(volume, "writes"):
                     chunks = (
-                        (len(frame), frame["seq"].dropna().to_numpy(np.uint64))
+                        (len(frame), numbers(frame))
                         for frame in interval.iter_writes(volume)
                     )
                     sequences.append(numbers_of(volume, interval.k, chunks))
