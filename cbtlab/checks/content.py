@@ -120,11 +120,15 @@ def excluded_inodes(m: Material) -> Ints:
 
 
 def kept_ranges(m: Material) -> Ranges:
-    """Return the bytes of S_k that are content of kept files."""
+    """Return the bytes of S_k that are content of files and symlinks with a kept name.
+
+    What has no name is nobody's: the journal, the resize inode, quota files, orphans.
+    """
     assert m.before is not None and m.exclusion is not None
-    inodes = m.before.inodes
-    files = inodes.index[inodes["type"].isin(["file", "symlink"])].to_numpy(np.int64)
-    spots = _valid(m, np.setdiff1d(files, excluded_inodes(m)))
+    names = m.before.names
+    kept = names["type"].isin(["file", "symlink"])
+    kept &= ~names["path"].isin(m.exclusion.files["path"])
+    spots = _valid(m, names.loc[kept, "inode"].unique().astype(np.int64))
     return Ranges.union(spots["start"].to_numpy(np.int64), spots["valid"].to_numpy(np.int64))
 
 

@@ -58,6 +58,24 @@ def test_content_in_the_journal_is_found(spoiled: factory.Recording, tmp_path: P
     assert failing(found) == {1: {"excluded"}}
 
 
+@pytest.mark.parametrize("piece", [slice(512, 1024), slice(12_288, 12_488)], ids=["whole", "tail"])
+def test_content_in_the_journal_of_both_images_is_found(
+    spoiled: factory.Recording, tmp_path: Path, piece: slice
+) -> None:
+    """The journal belongs to an inode, and that makes it no kept file."""
+    volume = spoiled.backups[1].snapshot
+    data = b"".join(volume.read(block * 1024, 1024) for block in volume.blocks(EXCLUDED))[piece]
+    at = place_of(spoiled, 1, "<journal>") // 1024 * 1024
+    for k in range(1, 5):
+        for image in (spoiled.backups[k].snapshot, spoiled.backups[k].stored):
+            image.poke(at, data)
+    spoiled.record(1, "physical", at, len(data))
+    spoiled.trace()
+    check = verdict(judged(spoiled, tmp_path), 1, "excluded")
+    assert check.holds is False
+    assert {(entry["path"], entry["offset"]) for entry in check.evidence} == {("<journal>", at)}
+
+
 def test_the_tail_in_a_folders_slack_is_found(spoiled: factory.Recording, tmp_path: Path) -> None:
     volume = spoiled.backups[3].snapshot
     tail = volume.read(volume.blocks(EXCLUDED)[12] * 1024, 12_488 - 12 * 1024)
