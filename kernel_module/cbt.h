@@ -111,6 +111,9 @@ struct cbt_event {
  * one reader at a time makes sense.  It waits for the first event unless
  * O_NONBLOCK.  EINVAL: room for less than one event.  EAGAIN: none there.
  * poll(2): POLLIN while there is an event.
+ *
+ * There is one ring for all open files: what one program has read, whether it
+ * saved it or not, no other gets, and none of it comes again.
  */
 
 /* ---- attach, detach --------------------------------------------------- */
@@ -158,8 +161,8 @@ struct cbt_attach {
  * until the tracker is detached: dmsetup remove and rmmod say "busy".
  *
  * ENOENT, ENOTBLK, ENXIO: no such device.  EINVAL: granularity, role, flags.
- * EOPNOTSUPP: a disk without a submit_bio of its own (request-based: put a
- * device-mapper linear target on top), DAX, or zoned.  ENODATA: an empty
+ * EOPNOTSUPP: a disk that is neither a bio-based device-mapper volume nor brd
+ * (put a device-mapper linear target on top), DAX, or zoned.  ENODATA: an empty
  * device (no table loaded yet).  ELOOP: @log_fd lies on the volume.
  * ENOMEM: the bitmaps cannot be had.  ENOSPC: all 65535 ids are used up.
  * EBUSY: another program has replaced our handler on this disk, or the disk
@@ -172,6 +175,10 @@ struct cbt_attach {
  * argument is the id.  ENOENT: no such tracker.  EBUSY: another program has
  * put its handler over ours (detach that first), or the disk could not be
  * frozen within five seconds; the tracker goes on.
+ *
+ * To be called while the volume is not suspended: if the tracker is the last
+ * that has it open, closing writes back its dirty page cache, and on a
+ * suspended volume waits for the resume.
  */
 #define CBT_IOC_DETACH _IOW('C', 0x02, __u32)
 
@@ -209,6 +216,11 @@ struct cbt_switch {
  * again, in the new interval, when it is submitted after the resume.  What
  * the frozen bitmaps held before is lost; CBT_IOC_CLEAR beforehand makes the
  * switch short on large volumes.  All trackers switch, or none.
+ *
+ * The caller alone may resume, and only after the call has returned: while a
+ * resume is under way device-mapper still says that the volume is suspended
+ * and already lets writes through, so that a switch that races with it is
+ * neither refused nor sound, and CBT_SWITCH_SUSPENDED says nothing then.
  *
  * ENOENT: no such tracker.  EINVAL: count, flags, one id twice.  EBUSY: a
  * volume is not suspended (and CBT_SWITCH_RUNNING not given), or could not be

@@ -324,6 +324,7 @@ static size_t move_events(int fd, const char *name, size_t max, struct cbt_event
 
 	if (max > room)
 		max = room;
+	errno = 0;
 	got = read(cbt, events_buffer, max * sizeof(events_buffer[0]));
 	if (got < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
@@ -370,8 +371,17 @@ static void do_events(int argc, char **argv)
 	if (follow)
 		follow_events(fd, argv[0], &end);
 	call(CBT_IOC_INFO, &info, "info");
-	while (info.ring_used)
-		info.ring_used -= move_events(fd, argv[0], info.ring_used, &end);
+	while (info.ring_used) {
+		size_t moved = move_events(fd, argv[0], info.ring_used, &end);
+
+		if (!moved && errno == EINTR)
+			continue;
+		if (!moved) {
+			fputs("cbtctl: somebody else reads the events too\n", stderr);
+			exit(1);
+		}
+		info.ring_used -= moved;
+	}
 	end.seq = info.next_seq;
 	end.offset = info.dropped;
 	write_all(fd, &end, sizeof(end), argv[0]);

@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/file.h>
 #include <linux/log2.h>
+#include <linux/major.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/random.h>
@@ -112,14 +113,36 @@ struct cbt_tracker *cbt_tracker_find(u32 id)
 	return NULL;
 }
 
+/*
+ * A list of what may be hooked, not of what may not: a driver may know its
+ * disks by the address of their operations and take a hooked one for another
+ * driver's (nvme does so with its multipath heads, and crashes).  Device-mapper
+ * and brd do not.
+ */
+static int check_driver(struct gendisk *disk)
+{
+	struct cbt_suspended state;
+	int err;
+
+	if (!disk->fops->submit_bio || queue_is_mq(disk->queue))
+		return -EOPNOTSUPP;
+	if (disk->major == RAMDISK_MAJOR)
+		return 0;
+	err = cbt_suspended_open(&state, disk);
+	if (!err)
+		cbt_suspended_close(&state);
+	return err;
+}
+
 static int check_disk(struct block_device *bdev)
 {
 	struct gendisk *disk = bdev->bd_disk;
+	int err = check_driver(disk);
 
-	if (!disk->fops->submit_bio || queue_is_mq(disk->queue)) {
-		cbt_err("%pg: request-based, has no write handler to replace; put a device-mapper linear target (LVM) on top and attach to that\n",
+	if (err) {
+		cbt_err("%pg: not a bio-based device-mapper volume; put a device-mapper linear target (LVM) on top and attach to that\n",
 			bdev);
-		return -EOPNOTSUPP;
+		return err;
 	}
 	if (blk_queue_dax(disk->queue)) {
 		cbt_err("%pg: DAX writes would bypass the write handler\n", bdev);

@@ -141,7 +141,7 @@ def test_refusals_and_states(kernel: str, tmp_path: Path) -> None:
         "behaviour.py",
         tmp_path,
         disks={"volume": 64 << 20, "store": 32 << 20},
-        modules=[*MODULES, "brd"],
+        modules=[*MODULES, "brd", "lzo-rle", "zram"],
         on_phase=told.append,
         timeout=150,
     )

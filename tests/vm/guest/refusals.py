@@ -35,6 +35,11 @@ def attach_refuses() -> None:
                 attach(node, role=role)
     with refused(errno.EOPNOTSUPP):  # request-based
         attach("/dev/lab/volume")
+    # Bio-based, but not of a driver that is known to bear a replaced handler.
+    Path("/sys/block/zram0/disksize").write_text(str(MIB))
+    with refused(errno.EOPNOTSUPP):
+        attach("/dev/zram0")
+    assert "not a bio-based device-mapper volume; put a" in kernel_log()
     with refused(errno.ENOENT):
         attach("/dev/nothing")
     with refused(errno.ENOTBLK):
@@ -54,6 +59,12 @@ def attach_refuses() -> None:
     with refused(errno.ENOMEM):
         attach(huge, 512)
     mapper.remove("huge")
+
+
+def kernel_log() -> str:
+    return subprocess.run(
+        ["/lab/busybox", "dmesg"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def log_on_the_volume_is_refused() -> None:
