@@ -9,12 +9,13 @@ as kept.  The standard library suffices: this also runs in a bare guest.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from cbtlab.record.mounted import delete, mounted, settle
 
 CHUNK = 4 << 20  # bytes read at once; a multiple of every block size
 FREEZE_SECONDS = 30.0
+PATIENCE = 10.0  # seconds that others get to close a snapshot before it is read
+
+_KINDS = ("bitmap", "discarded")
 
 Sink = Callable[[int, memoryview], None]
 
@@ -82,6 +86,7 @@ class Recorder:
         self.physical = module.attach(node, role=Role.PHYSICAL, granularity=granularity, interval=0)
         self._next = 0
         self._late = False
+        self._unsaved: Backup | None = None
 
     def backup(
         self,
@@ -102,21 +107,46 @@ class Recorder:
         loses what is written between.  ``explain`` gets the backup's first and
         last instant and adds to its log.
 
-        A snapshot whose store runs full is no error: the backup is thrown away
-        (``kept`` is false, ``complete`` too), and its writes stay recorded.
+        A snapshot whose store runs full, or that somebody else holds open, is
+        no error: the backup is thrown away (``kept`` is false, ``complete``
+        too), and its writes stay recorded.  They stay so after an exception
+        too: no other backup begins before this one's record is saved.
         """
-        k = self._next
-        done = Backup(k, keep, list(patterns))
-        name = f"{self.volume.volume}-snapshot-{k}"
+        if self._unsaved:
+            self._rescue(self._unsaved)
+        done = Backup(self._next, keep, list(patterns))
+        try:
+            self._make(done, sink, excluded, late_switch, explain)
+        except BaseException as error:
+            if self._next > done.k:  # its interval has ended: the bitmap is wanted by later ones
+                self._fault(done, f"an error ended it: {error!r}")
+                done.complete = False
+                self._unsaved = done
+                # What went wrong here may do so again; then the next backup tries anew.
+                with suppress(Exception):
+                    self._rescue(done)
+            raise
+        return done
+
+    def _make(
+        self,
+        done: Backup,
+        sink: Callable[[str], Sink],
+        excluded: Callable[[str], bool],
+        late_switch: float | None,
+        explain: Callable[[int, int], dict[str, Any]] | None,
+    ) -> None:
+        name = f"{self.volume.volume}-snapshot-{done.k}"
         self.volume.prepare()
         self._mark(done, "begin")
         snapshot = self._freeze(done, name, late_switch)
         try:
+            self._save_physical(done)
             try:
                 settled = self._read(done, name, snapshot, sink, excluded)
                 done.complete = True
             except OSError as error:
-                if self.volume.fill(name).valid:
+                if error.errno != errno.EBUSY and self.volume.fill(name).valid:
                     raise
                 self._fault(done, f"reading it failed: {error}")
                 settled = False
@@ -128,7 +158,6 @@ class Recorder:
         finally:
             snapshot.detach()
             self.volume.remove(name)
-        return done
 
     def finish(self) -> None:
         """Stop to track the volume."""
@@ -147,10 +176,11 @@ class Recorder:
         self._mark(done, "read")
         copy(node, sink("snapshot"))
         self._delete(done, node, excluded)
-        before = _bits(snapshot, ACTIVE)
+        # The count too: a block that is marked already may be written once more.
+        before = snapshot.status().events, _bits(snapshot, ACTIVE)
         self._mark(done, "read_stored")
         copy(node, sink("stored"))
-        return before == _bits(snapshot, ACTIVE)
+        return before == (snapshot.status().events, _bits(snapshot, ACTIVE))
 
     def _freeze(self, done: Backup, name: str, late_switch: float | None) -> Tracker:
         """Make and track the snapshot and switch the interval, all at one instant."""
@@ -217,26 +247,51 @@ class Recorder:
         done.kept = False
         done.log.setdefault("thrown_away", []).append(reason)
 
-    def _save(self, done: Backup, snapshot: Tracker) -> None:
-        """Save the bitmaps, then the record that names them, durably."""
+    def _folder(self, done: Backup) -> Path:
+        """Return the backup's folder, which is durably there."""
         folder = self.folder / f"{done.k:04d}"
-        folder.mkdir(parents=True)
-        kinds = ("bitmap", "discarded")
-        for kind, bits in zip(kinds, _bits(snapshot, ACTIVE), strict=True):
-            _write(folder / f"snapshot-{kind}.bits", bits)
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync(self.folder.parent)
+        _sync(self.folder)
+        return folder
+
+    def _save_physical(self, done: Backup) -> None:
+        """Save the interval's bitmap while it is at rest: the next switch forgets it."""
+        folder = self._folder(done)
         if done.k:
-            for kind, bits in zip(kinds, _bits(self.physical, FROZEN), strict=True):
+            for kind, bits in zip(_KINDS, _bits(self.physical, FROZEN), strict=True):
                 _write(folder / f"physical-{kind}.bits", bits)
-        self.physical.clear()
-        _write(folder / "backup.json", json.dumps(asdict(done), indent=1).encode())
+
+    def _save(self, done: Backup, snapshot: Tracker) -> None:
+        """Save the rest: the record comes after all that it names."""
+        folder = self._folder(done)
+        for kind, bits in zip(_KINDS, _bits(snapshot, ACTIVE), strict=True):
+            _write(folder / f"snapshot-{kind}.bits", bits)
+        self._save_record(done)
+
+    def _save_record(self, done: Backup) -> None:
+        document = json.dumps(asdict(done), indent=1).encode()
+        _write(self._folder(done) / "backup.json", document)
+        self.physical.clear()  # only now: until here it could be saved once more
+
+    def _rescue(self, done: Backup) -> None:
+        """Save what later backups need of one that an error ended."""
+        if self.physical.status().frozen:  # not cleared: perhaps not saved
+            self._save_physical(done)
+        self._save_record(done)
+        self._unsaved = None
 
     def _mark(self, done: Backup, name: str) -> None:
         done.marks.append(Mark(name, time.monotonic_ns(), self.module.info().next_seq))
 
 
 def copy(device: str, sink: Sink) -> None:
-    """Give ``sink`` the whole of a device in order, read with O_DIRECT."""
-    fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    """Give ``sink`` the whole of a device in order, read with O_DIRECT.
+
+    Read for oneself: OSError EBUSY when the device is mounted anywhere, be it
+    in another mount namespace; and meanwhile nobody can mount it.
+    """
+    fd = _open_alone(device)
     try:
         size = os.lseek(fd, 0, os.SEEK_END)
         with mmap.mmap(-1, CHUNK) as buffer, memoryview(buffer) as view:
@@ -253,6 +308,17 @@ def copy(device: str, sink: Sink) -> None:
         os.close(fd)
 
 
+def _open_alone(device: str) -> int:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
 def _bits(tracker: Tracker, which: int) -> tuple[bytes, bytes]:
     """Return a tracker's changed and discarded bitmap."""
     return tracker.changed(which), tracker.discarded(which)
@@ -265,7 +331,12 @@ def _write(path: Path, data: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Make the names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:

@@ -1,0 +1,206 @@
+"""What the recorder leaves when a backup breaks off; kernel and volume are played."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cbtlab.record import recorder
+from cbtlab.record.device_mapper import Fill, Info
+from cbtlab.record.kernel_module import FROZEN
+from cbtlab.record.recorder import Recorder
+
+NAMES = {"physical-bitmap.bits", "physical-discarded.bits"}
+
+
+class Tracker:
+    """Its bitmap of interval k is the byte k; a switch forgets the one before."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self.frozen = False
+        self.events = 0
+
+    def status(self) -> Any:
+        return SimpleNamespace(frozen=self.frozen, faults=[], events=self.events)
+
+    def changed(self, which: int) -> bytes:
+        if which == FROZEN and not self.frozen:
+            raise RuntimeError("nothing frozen")
+        return bytes([self.interval - (which == FROZEN)])
+
+    discarded = changed
+
+    def clear(self) -> None:
+        self.frozen = False
+
+    def detach(self) -> None:
+        pass
+
+
+class Module:
+    """Attaches and switches played trackers."""
+
+    def __init__(self) -> None:
+        self.attached: list[Tracker] = []
+
+    def attach(self, node: str, *, interval: int, **_: Any) -> Tracker:
+        self.attached.append(Tracker(interval))
+        return self.attached[-1]
+
+    def info(self) -> Any:
+        return SimpleNamespace(next_seq=1)
+
+    def switch(self, trackers: list[Tracker], running: bool = False) -> Any:
+        for tracker in trackers:
+            tracker.interval += 1
+            tracker.frozen = True
+        return SimpleNamespace(time_ns=1, seq=1, frozen_ns=1, suspended=True)
+
+
+class Volume:
+    """A volume whose snapshots are the file ``node``."""
+
+    volume = "volume"
+
+    def __init__(self) -> None:
+        self.mapper = self
+
+    def info(self, name: str) -> Info:
+        return Info(name, 1, False, 0)
+
+    create = suspend = resume = remove = info
+
+    def prepare(self) -> None:
+        pass
+
+    def fill(self, name: str) -> Fill:
+        return Fill(True, 0, 1, "0/1")
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """A recorder whose mount, watchdog and device are played too."""
+
+    @contextmanager
+    def mounted(*_: Any) -> Iterator[Path]:
+        yield tmp_path
+
+    @contextmanager
+    def watchdog(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(fired=False)
+
+    monkeypatch.setattr(recorder, "mounted", mounted)
+    monkeypatch.setattr(recorder, "Watchdog", watchdog)
+    monkeypatch.setattr(recorder, "settle", lambda root: None)
+    monkeypatch.setattr(recorder, "delete", lambda root, excluded: [])
+    monkeypatch.setattr(recorder, "lock_memory", lambda: True)
+    monkeypatch.setattr(recorder, "copy", lambda node, sink: sink(0, memoryview(b"x")))
+    return Recorder(Volume(), Module(), tmp_path / "backups")  # type: ignore[arg-type]
+
+
+def backup(played: Recorder, sink: Callable[[str], Any] | None = None) -> Any:
+    return played.backup(sink or (lambda which: lambda offset, data: None), [], lambda path: False)
+
+
+def saved(played: Recorder, k: int) -> Any:
+    return json.loads((played.folder / f"{k:04d}" / "backup.json").read_text())
+
+
+def bitmap(played: Recorder, k: int) -> bytes:
+    return (played.folder / f"{k:04d}" / "physical-bitmap.bits").read_bytes()
+
+
+def breaks(which: str) -> Any:
+    raise OSError(errno.ENOSPC, "no room for images")
+
+
+def test_a_backup_that_breaks_off_leaves_its_interval(played: Recorder) -> None:
+    assert backup(played).kept
+    with pytest.raises(OSError, match="no room for images"):
+        backup(played, breaks)
+    record = saved(played, 1)
+    assert not record["kept"] and not record["complete"]
+    assert "no room for images" in record["log"]["thrown_away"][0]
+    assert bitmap(played, 1) == b"\1"
+    assert {p.name for p in (played.folder / "0001").iterdir()} == NAMES | {"backup.json"}
+    last = backup(played)
+    assert (last.k, last.kept, last.unusable) == (2, True, [])
+    assert bitmap(played, 2) == b"\2"
+
+
+def test_no_backup_begins_before_the_one_before_is_saved(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(played)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no room for bitmaps")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "_write", full)
+        for _ in range(2):  # the second one does not even switch
+            with pytest.raises(OSError, match="no room for bitmaps"):
+                backup(played)
+            assert played.physical.status().frozen
+    assert not list((played.folder / "0001").iterdir())
+    assert backup(played).k == 2
+    assert not saved(played, 1)["kept"]
+    assert bitmap(played, 1) == b"\1" and bitmap(played, 2) == b"\2"
+
+
+def test_the_bitmap_is_forgotten_only_when_the_record_is_written(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(played)
+    order: list[str] = []
+    write = recorder._write
+
+    def noted(path: Path, data: bytes) -> None:
+        order.append(path.name)
+        write(path, data)
+
+    def sink(which: str) -> Any:
+        order.append(which)
+        return lambda offset, data: None
+
+    monkeypatch.setattr(recorder, "_write", noted)
+    monkeypatch.setattr(played.physical, "clear", lambda: order.append("clear"))
+    backup(played, sink)
+    assert set(order[:2]) == NAMES
+    assert order[2:4] == ["snapshot", "stored"]
+    assert order[-2:] == ["backup.json", "clear"]
+
+
+def test_a_rewritten_block_is_noticed(played: Recorder) -> None:
+    """It is set in the bitmap already: only the count of events tells."""
+
+    def sink(which: str) -> Any:
+        if which == "stored":
+            played.module.attached[-1].events += 1  # type: ignore[attr-defined]
+        return lambda offset, data: None
+
+    done = backup(played, sink)
+    assert not done.kept
+    assert done.log["thrown_away"] == ["the snapshot was written while it was read"]
+
+
+def test_a_snapshot_that_others_hold_is_thrown_away(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(node: str, sink: Any) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), node)
+
+    monkeypatch.setattr(recorder, "copy", busy)
+    done = backup(played)
+    assert not done.kept and not done.complete
+    assert "busy" in done.log["thrown_away"][0]
+    assert not saved(played, 0)["kept"]
