@@ -11,11 +11,14 @@ import ctypes
 import os
 import select
 import signal
+import time
 from types import TracebackType
 
 from cbtlab.record.device_mapper import DeviceMapper
 
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
+_LOOK_SECONDS = 0.1
+_WELL, _FAILED = b"1", b"0"
 
 
 def lock_memory() -> bool:
@@ -25,10 +28,13 @@ def lock_memory() -> bool:
 
 
 class Watchdog:
-    """Resumes ``volume`` after ``seconds``, or when this program has ended; ``with`` ends it.
+    """Resumes ``volume`` when it has been suspended for ``seconds``, or this program has ended.
 
-    ``fired`` tells afterwards whether it had to: then the snapshot is of no
-    known instant and the backup must be thrown away.
+    The limit begins when the volume is suspended: how long a suspension takes
+    is up to its file system.  ``with`` ends the watchdog; leaving the block by
+    an exception makes it resume at once.  ``fired`` tells afterwards whether it
+    had to: then the snapshot is of no known instant and the backup must be
+    thrown away.
     """
 
     def __init__(self, mapper: DeviceMapper, volume: str, seconds: float) -> None:
@@ -39,27 +45,38 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         reader, self._pipe = os.pipe()
+        program = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            os._exit(self._watch(reader))
+            status = 2
+            try:
+                status = self._watch(reader, program)
+            finally:
+                os._exit(status)
         os.close(reader)
         return self
 
-    def _watch(self, reader: int) -> int:
-        """Wait for one byte; in its absence resume.  Runs in the watchdog's process."""
+    def _watch(self, reader: int, program: int) -> int:
+        """Wait for the word that all is well; in its absence resume.  The watchdog's process."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         os.close(self._pipe)
-        ready, _, _ = select.select([reader], [], [], self._seconds)
-        if ready and os.read(reader, 1):
-            return 0
-        try:
-            if self._mapper.info(self._volume).suspended:
+        lock_memory()  # a fork does not inherit the lock
+        since: float | None = None
+        while True:
+            ready, _, _ = select.select([reader], [], [], min(_LOOK_SECONDS, self._seconds))
+            if ready and os.read(reader, 1) == _WELL:
+                return 0
+            # The end of the pipe tells of this program's end, unless another child holds it too.
+            ended = bool(ready) or os.getppid() != program
+            suspended = self._mapper.info(self._volume).suspended
+            now = time.monotonic()
+            since = (since or now) if suspended else None
+            if suspended and (ended or now - (since or now) >= self._seconds):
                 self._mapper.resume(self._volume)
                 return 1
-        except OSError:
-            return 2
-        return 0
+            if ended:
+                return 0
 
     def __exit__(
         self,
@@ -68,7 +85,7 @@ class Watchdog:
         trace: TracebackType | None,
     ) -> None:
         try:
-            os.write(self._pipe, b"1")
+            os.write(self._pipe, _WELL if error is None else _FAILED)
         except BrokenPipeError:
             pass
         finally:
