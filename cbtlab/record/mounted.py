@@ -74,10 +74,12 @@ def delete(root: Path, excluded: Callable[[str], bool]) -> list[Deleted]:
     """Delete what ``excluded`` names below ``root``: everything but folders.
 
     ``excluded`` gets each path relative to ``root``, without a slash in front.
+    OSError, also for a folder that cannot be read: what is excluded must not
+    stay because nobody saw it.
     """
     gone = []
     device = root.stat().st_dev
-    for folder, folders, names, fd in os.fwalk(root, follow_symlinks=False):
+    for folder, folders, names, fd in os.fwalk(root, onerror=_raise, follow_symlinks=False):
         if os.fstat(fd).st_dev != device:
             folders.clear()
             continue
@@ -90,6 +92,10 @@ def delete(root: Path, excluded: Callable[[str], bool]) -> list[Deleted]:
                 os.unlink(name, dir_fd=fd)
                 gone.append(Deleted("/" + path, found.st_ino, found.st_size))
     return gone
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _check(done: int, what: str) -> None:
