@@ -29,6 +29,9 @@ SECTOR = 512
 _HEAD = struct.Struct("=3IIIIiIIIQ128s129s7x")
 _SPEC = struct.Struct("=QQiI16s")
 _BUFFER = 16384
+# For an argument up to this size fcntl.ioctl lets other threads run meanwhile: a suspend waits
+# for writers, which may be such threads.
+_SMALL = 1024
 _VERSION = (4, 0, 0)
 
 _CREATE, _REMOVE, _SUSPEND, _STATUS, _LOAD, _TABLE = 3, 4, 6, 7, 9, 12
@@ -147,7 +150,8 @@ class DeviceMapper:
     def _call(
         self, number: int, name: str, *, flags: int = 0, data: bytes = b"", count: int = 0
     ) -> bytes:
-        buffer = bytearray(_BUFFER + len(data))
+        least = _BUFFER if number == _TABLE else _SMALL
+        buffer = bytearray(max(least, _HEAD.size + len(data)))
         _HEAD.pack_into(
             buffer, 0, *_VERSION, len(buffer), _HEAD.size, count, 0, flags, 0, 0, 0,
             name.encode(), b"",

@@ -281,6 +281,8 @@ class EventWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Not by closing alone: a child that was forked meanwhile may hold this end too.
+        os.write(self._stop, b"1")
         os.close(self._stop)
         self._thread.join()
         os.close(self._wake)
