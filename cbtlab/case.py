@@ -10,6 +10,7 @@ and the manifest has its own.  ``docs/formats.md`` describes it.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,10 +23,12 @@ import pandas as pd
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
-from cbtlab.images import Image, open_image
+from cbtlab.folders import locked, refuse_links
+from cbtlab.images import Image, image_digest, open_image
 from cbtlab.manifest import (
     DamagedManifest,
     Fault,
+    digest_of,
     file_digest,
     piece_path,
     read_manifest,
@@ -33,6 +36,7 @@ from cbtlab.manifest import (
     write_manifest,
 )
 from cbtlab.pack import pack_bitmap, pack_image, pack_writes, unpack_bitmap
+from cbtlab.progress import progress
 from cbtlab.units import (
     MAX_GRANULARITY,
     MAX_VOLUME,
@@ -48,6 +52,8 @@ from cbtlab.writes.schema import VOLUMES
 FORMAT, VERSION = "cbtlab-case", 1
 MANIFEST = "case.json"
 FOLDERS = ("images", "writes", "bitmaps")
+IMAGES = ("snapshot", "stored")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ class Interval:
                 for volume, record in records.items()
             },
         }
+
+    def images(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of ``snapshot`` and ``stored``, as recorded."""
+        return {which: self.record[which] for which in IMAGES}
 
     def content_digest(self, which: str) -> str:
         """Return the SHA-256 of the content of ``snapshot`` or ``stored``, as recorded."""
@@ -187,6 +197,7 @@ class Case:
         path = Path(path)
         if not (path / MANIFEST).is_file():
             raise InputError(path, f"is not a case: it has no {MANIFEST}")
+        refuse_links(path, FOLDERS)
         return cls(path, read_manifest(path / MANIFEST, FORMAT, VERSION))
 
     @classmethod
@@ -204,15 +215,7 @@ class Case:
         path = Path(path)
         check_volume_size(volume_size)
         check_granularity(granularity)
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(path, "exists and is no folder", "choose another name")
-            if any(path.iterdir()):
-                if not (force and (path / MANIFEST).is_file()):
-                    raise InputError(
-                        path, "exists", "choose another name, or replace a case with --force"
-                    )
-                _clear(path)
+        _check_place(path, force)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -227,7 +230,17 @@ class Case:
             "recorded": recorded or {},
             "intervals": [],
         }
-        write_manifest(path / MANIFEST, document)
+        with locked(path):
+            _check_place(path, force)  # another program may have made a case meanwhile
+            old = _own_pieces(path)
+            # The new manifest first: a kill leaves pieces without a manifest, never the reverse.
+            write_manifest(path / MANIFEST, document)
+            for piece in old:
+                with suppress(OSError):
+                    piece.unlink()
+            for name in FOLDERS:
+                with suppress(OSError):
+                    (path / name).rmdir()
         return cls.open(path)
 
     @property
@@ -254,13 +267,42 @@ class Case:
                 yield name, piece_path(self.path, name), str(entry.get("sha256"))
 
     def verify(self) -> list[Fault]:
-        """Return what is wrong with the pieces: missing, or with another digest."""
+        """Return what is wrong with the pieces: missing, altered, or of other content than told.
+
+        The content of the images is read through where all their files are whole.
+        """
         faults = []
-        for name, path, digest in self.pieces():
-            if not path.is_file():
-                faults.append(Fault(name, "is missing"))
-            elif file_digest(path) != digest:
-                faults.append(Fault(name, "was altered: its SHA-256 is not the recorded one"))
+        pieces = list(self.pieces())
+        sizes = {path: path.stat().st_size if path.is_file() else 0 for _, path, _ in pieces}
+        with progress(f"verifying {self.name}", sum(sizes.values())) as bar:
+            for name, path, digest in pieces:
+                if not path.is_file():
+                    faults.append(Fault(name, "is missing"))
+                elif file_digest(path) != digest:
+                    faults.append(Fault(name, "was altered: its SHA-256 is not the recorded one"))
+                bar.update(sizes[path])
+        images = {entry["file"] for k in self.intervals for entry in k.images().values()}
+        if not any(fault.piece in images for fault in faults):
+            faults += self.content_faults()
+        return faults
+
+    def content_faults(self) -> list[Fault]:
+        """Return which images hold other bytes than their ``content_sha256`` tells."""
+        faults = []
+        total = 2 * len(self.intervals) * self.volume_size
+        with progress(f"reading {self.name}", total) as bar:
+            for interval in self.intervals:
+                for which, entry in interval.images().items():
+                    try:
+                        with getattr(interval, which)() as image:
+                            found = image_digest(image)
+                    except InputError as error:
+                        faults.append(Fault(entry["file"], error.fault))
+                    else:
+                        if found != interval.content_digest(which):
+                            told = "holds other content than its content_sha256 tells"
+                            faults.append(Fault(entry["file"], told))
+                    bar.update(self.volume_size)
         return faults
 
     def document(self) -> dict[str, Any]:
@@ -347,33 +389,78 @@ class Case:
             "marks": list(marks or []),
             "log": log or {},
         }
-        size = self.volume_size
-        before = self.intervals[k - 1].record["snapshot"]["file"] if k else None
-        names = [f"images/{k:04d}-{which}.qcow2" for which in ("snapshot", "stored")]
-        try:
-            record["snapshot"] = pack_image(self.path, names[0], snapshot, size, before)
-            record["stored"] = pack_image(self.path, names[1], stored, size, names[0])
-            for volume in VOLUMES:
-                entries: dict[str, Any] = {}
-                if (source := writes.get(volume)) is not None:
-                    name = f"writes/{k:04d}-{volume}.parquet"
-                    entries["writes"] = pack_writes(self.path, name, source, size, k, volume)
-                for kind, sources in (("bitmap", bitmaps), ("discarded", discarded)):
-                    if (source := sources.get(volume)) is not None:
-                        name = f"bitmaps/{k:04d}-{volume}-{kind}.bits.zst"
-                        entries[kind] = pack_bitmap(self.path, name, source, size, self.granularity)
-                record[volume_key(volume)] = entries
-            document = {**self._document, "intervals": [*self._document["intervals"], record]}
-            checked = Case(self.path, document)
-            write_manifest(self.path / MANIFEST, document)
-        except BaseException:
-            for folder in FOLDERS:  # nothing of an interval that is not in the manifest stays
-                for piece in (self.path / folder).glob(f"{k:04d}-*"):
-                    piece.unlink()
-            raise
+        with locked(self.path):
+            if digest_of(read_manifest(self.path / MANIFEST, FORMAT, VERSION)) != digest_of(
+                self._document
+            ):
+                raise InputError(self.path, "was changed by another program", "open it again")
+            refuse_links(self.path, FOLDERS)
+            pieces = _Pieces(self)
+            try:
+                pieces.pack(record, snapshot, stored, writes, bitmaps, discarded)
+                document = {**self._document, "intervals": [*self._document["intervals"], record]}
+                checked = Case(self.path, document)
+                write_manifest(self.path / MANIFEST, document)
+            except BaseException:
+                pieces.remove()
+                raise
         self.__dict__.pop("writes", None)
         self._document, self.intervals = document, checked.intervals
         return self.intervals[k]
+
+
+class _Pieces:
+    """The pieces that one ``add`` writes; on failure they go, and nothing else does."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self._before: dict[Path, tuple[int, int, int] | None] = {}
+
+    def pack(
+        self,
+        record: dict[str, Any],
+        snapshot: Any,
+        stored: Any,
+        writes: dict[str, Any],
+        bitmaps: dict[str, Any],
+        discarded: dict[str, Any],
+    ) -> None:
+        """Copy everything into the case's folder and name it in the interval's record."""
+        case, k, folder = self.case, record["k"], self.case.path
+        size = case.volume_size
+        before = case.intervals[k - 1].record["snapshot"]["file"] if k else None
+        names = [self._name(f"images/{k:04d}-{which}.qcow2") for which in ("snapshot", "stored")]
+        record["snapshot"] = pack_image(folder, names[0], snapshot, size, before)
+        record["stored"] = pack_image(folder, names[1], stored, size, names[0])
+        for volume in VOLUMES:
+            entries: dict[str, Any] = {}
+            if (source := writes.get(volume)) is not None:
+                name = self._name(f"writes/{k:04d}-{volume}.parquet")
+                entries["writes"] = pack_writes(folder, name, source, size, k, volume)
+            for kind, sources in (("bitmap", bitmaps), ("discarded", discarded)):
+                if (source := sources.get(volume)) is not None:
+                    name = self._name(f"bitmaps/{k:04d}-{volume}-{kind}.bits.zst")
+                    entries[kind] = pack_bitmap(folder, name, source, size, case.granularity)
+            record[volume_key(volume)] = entries
+
+    def remove(self) -> None:
+        """Remove what was written; a file that stood there and was not replaced stays."""
+        for path, stamp in self._before.items():
+            if _stamp(path) != stamp:
+                path.unlink(missing_ok=True)
+
+    def _name(self, name: str) -> str:
+        path = piece_path(self.case.path, name)
+        self._before[path] = _stamp(path)
+        return name
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        about = path.lstat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def verify(path: str | os.PathLike[str]) -> list[Fault]:
@@ -406,15 +493,20 @@ def _intervals(
             raise InputError(manifest, f"interval {record.get('k')} stands at place {k}")
         if not isinstance(record.get("kept"), bool):
             raise InputError(manifest, f"interval {k} does not say whether it was kept")
-        for which in ("snapshot", "stored"):
+        for which in IMAGES:
             entry = _mapping(record.get(which), manifest)
-            piece_path(path, entry.get("file"))
-            if not isinstance(entry.get("content_sha256"), str):
-                raise InputError(manifest, f"interval {k} has no digest of its {which} image")
+            _piece_entry(path, entry)
+            _digest(entry.get("content_sha256"), manifest, f"content_sha256 of {entry['file']}")
         for volume in VOLUMES:
-            for entry in _mapping(record.get(volume_key(volume)) or {}, manifest).values():
+            volume_record = record.get(volume_key(volume))
+            for kind, entry in _mapping(
+                {} if volume_record is None else volume_record, manifest
+            ).items():
                 if entry is not None:
-                    piece_path(path, _mapping(entry, manifest).get("file"))
+                    _piece_entry(path, _mapping(entry, manifest))
+                    if kind == "writes":
+                        whole(entry.get("rows"), manifest, f"rows of {entry['file']}")
+        _check_story(record, manifest)
         intervals.append(
             Interval(
                 folder=path,
@@ -430,6 +522,29 @@ def _intervals(
         )
         base = k if record["kept"] else base
     return intervals
+
+
+def _piece_entry(path: Path, entry: dict[str, Any]) -> None:
+    piece_path(path, entry.get("file"))
+    _digest(entry.get("sha256"), path / MANIFEST, f"sha256 of {entry['file']}")
+
+
+def _digest(value: object, manifest: Path, name: str) -> None:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise InputError(manifest, f"{name} is no SHA-256; it is damaged")
+
+
+def _check_story(record: dict[str, Any], manifest: Path) -> None:
+    """Check the marks and the log, which the report and the phases rely on."""
+    marks = record.get("marks", [])
+    if not isinstance(marks, list):
+        raise InputError(manifest, "has marks that are no list; it is damaged")
+    for mark in marks:
+        if not isinstance(_mapping(mark, manifest).get("name"), str):
+            raise InputError(manifest, "has a mark without a name; it is damaged")
+        for key in ("time_ns", "seq"):
+            whole(mark.get(key), manifest, f"{key} of the mark {mark['name']}")
+    _mapping(record.get("log", {}), manifest)
 
 
 def _entries(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -453,14 +568,34 @@ def _strings(value: object, manifest: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _clear(path: Path) -> None:
-    """Remove a case's own pieces, and nothing else."""
-    for name in FOLDERS:
-        folder = path / name
-        if folder.is_dir():
-            for piece in folder.iterdir():
-                if piece.is_file() and piece.name[:4].isdigit():
-                    piece.unlink()
-            with suppress(OSError):
-                folder.rmdir()
-    (path / MANIFEST).unlink()
+def _check_place(path: Path, force: bool) -> None:
+    """Refuse to make a case where something else is, or a case that is not to be replaced."""
+    if not (path.exists() or path.is_symlink()):
+        return
+    if not path.is_dir():
+        raise InputError(path, "exists and is no folder", "choose another name")
+    refuse_links(path, FOLDERS)
+    manifest = path / MANIFEST
+    left = {entry.name for entry in path.iterdir()} - {f"{MANIFEST}.part"}
+    if not left:
+        return
+    if not (force and manifest.is_file() and _is_case(manifest)):
+        raise InputError(path, "exists", "choose another name, or replace a case with --force")
+
+
+def _is_case(manifest: Path) -> bool:
+    """Return whether a manifest is a case's own, be it damaged; another program's is not."""
+    try:
+        with manifest.open("rb") as file:
+            return FORMAT.encode() in file.read(1 << 16)
+    except OSError as error:
+        raise InputError(manifest, f"cannot be read: {error.strerror}") from error
+
+
+def _own_pieces(path: Path) -> list[Path]:
+    """Return the pieces that the manifest in a folder names; none where it cannot be read."""
+    try:
+        named = Case.open(path).pieces()
+    except InputError:
+        return []
+    return [piece for name, piece, _ in named if name.split("/")[0] in FOLDERS]

@@ -72,7 +72,7 @@ def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict) or document.get("format") != name:
         raise DamagedManifest(path, f"is not a {name} manifest, or was altered")
-    if document.get("version") != version or isinstance(document.get("version"), bool):
+    if type(document.get("version")) is not int or document["version"] != version:
         raise InputError(
             path,
             f"has version {document.get('version')!r}",

@@ -12,7 +12,8 @@ import pytest
 from cbtlab.bitmap import Bitmap
 from cbtlab.case import MANIFEST, Case, verify
 from cbtlab.errors import InputError
-from cbtlab.manifest import digest_of
+from cbtlab.folders import exchange, locked
+from cbtlab.manifest import digest_of, write_manifest
 from cbtlab.replay import Replay
 
 SIZE, GRANULARITY = 1 << 20, 4096
@@ -218,6 +219,19 @@ def test_two_exchanged_pieces_are_told(case: Case) -> None:
         (("intervals", 1, "physical_record", "writes", "file"), ".."),
         (("version",), 2),
         (("version",), True),
+        (("version",), 1.0),
+        (("intervals", 0, "marks"), 7),
+        (("intervals", 0, "marks"), ["instant"]),
+        (("intervals", 0, "marks"), [{"name": 3, "time_ns": 1, "seq": 1}]),
+        (("intervals", 0, "marks"), [{"name": "instant", "time_ns": "soon", "seq": 1}]),
+        (("intervals", 0, "marks"), [{"name": "instant", "time_ns": 1, "seq": 1.5}]),
+        (("intervals", 0, "marks"), [{"name": "instant", "time_ns": -1, "seq": 1}]),
+        (("intervals", 0, "log"), []),
+        (("intervals", 0, "snapshot", "sha256"), None),
+        (("intervals", 0, "stored", "content_sha256"), "x"),
+        (("intervals", 1, "physical_record"), []),
+        (("intervals", 1, "physical_record", "writes", "rows"), "1"),
+        (("intervals", 1, "physical_record", "bitmap", "sha256"), 5),
         (("format",), "tarball"),
     ],
 )
@@ -247,3 +261,102 @@ def test_numbers_of_reads_are_no_gap_in_the_case(
     path.write_text("time,op,offset,length,seq\n5,write,0,512,11\n7,write,0,1,13\n")
     case.add(snapshot=images["s1"], stored=images["s1x"], writes={"physical": path})
     assert (12, 12) in [(gap.first, gap.last) for gap in Replay(case).gaps]
+
+
+def test_a_second_writer_is_refused(case: Case, images: dict[str, Path]) -> None:
+    other = Case.open(case.path)
+    call = {
+        "snapshot": images["s1"],
+        "stored": images["s1x"],
+        "bitmaps": {"physical": Bitmap(SIZE, GRANULARITY)},
+    }
+    with locked(case.path), pytest.raises(InputError, match="written by another program"):
+        other.add(**call)
+    case.add(**call)
+    with pytest.raises(InputError, match="changed by another program"):
+        other.add(**call)
+    assert len(Case.open(case.path).intervals) == 3 and verify(case.path) == []
+
+
+def test_a_refused_backup_takes_no_file_but_its_own(case: Case, images: dict[str, Path]) -> None:
+    notes = case.path / "images" / "0002-notes.txt"
+    notes.write_text("mine")
+    for missing in ("snapshot", "stored"):
+        call = {"snapshot": images["s1"], "stored": images["s1x"], missing: images["s1"] / "no"}
+        with pytest.raises(InputError):
+            case.add(**call, bitmaps={"physical": Bitmap(SIZE, GRANULARITY)})
+    assert notes.read_text() == "mine"
+    assert sorted(path.name for path in notes.parent.glob("0002-*")) == ["0002-notes.txt"]
+    assert Case.create(case.path, SIZE, GRANULARITY, force=True).intervals == []
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("step", ["manifest", "pieces"])
+def test_a_replacement_that_is_broken_off_leaves_a_whole_case(
+    case: Case, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class Killed(BaseException):
+        """As a kill: nothing after it runs."""
+
+    def die(*words: object, **more: object) -> None:
+        raise Killed
+
+    before = len(case.intervals)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        if step == "manifest":
+            patched.setattr("cbtlab.case.write_manifest", die)
+        else:
+            patched.setattr("cbtlab.case.os.unlink", die)
+            patched.setattr(Path, "unlink", lambda path, **_: path.suffix == ".part" or die())
+        Case.create(case.path, SIZE, GRANULARITY, force=True)
+    assert verify(case.path) == []
+    assert len(Case.open(case.path).intervals) == (before if step == "manifest" else 0)
+
+
+def test_a_part_of_a_manifest_does_not_block_another_try(tmp_path: Path) -> None:
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / f"{MANIFEST}.part").write_text("{")
+    assert Case.create(tmp_path / "case", SIZE, GRANULARITY).intervals == []
+
+
+def test_the_manifest_of_another_program_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"client": "Meyer"}')
+    with pytest.raises(InputError, match="exists"):
+        Case.create(tmp_path, SIZE, GRANULARITY, force=True)
+    assert "Meyer" in (tmp_path / MANIFEST).read_text()
+
+
+@pytest.mark.parametrize("name", ["images", "writes", "bitmaps"])
+def test_a_folder_that_is_a_link_is_refused(case: Case, tmp_path: Path, name: str) -> None:
+    (case.path / name).rename(tmp_path / "elsewhere")
+    (case.path / name).symlink_to(tmp_path / "elsewhere")
+    for call in (
+        lambda: Case.open(case.path),
+        lambda: Case.create(case.path, SIZE, GRANULARITY, force=True),
+    ):
+        with pytest.raises(InputError, match="link"):
+            call()
+    assert any((tmp_path / "elsewhere").iterdir())
+
+
+def test_content_that_is_not_what_the_manifest_tells(case: Case) -> None:
+    document = json.loads((case.path / MANIFEST).read_text())
+    document["intervals"][1]["stored"]["content_sha256"] = "0" * 64
+    write_manifest(case.path / MANIFEST, document)
+    (fault,) = verify(case.path)
+    assert fault.piece == "images/0001-stored.qcow2" and "content" in fault.fault
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_two_folders_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "it").write_text(name)
+    if not atomic:
+        monkeypatch.setattr("cbtlab.folders._exchanged", lambda *_: False)
+    exchange(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "it").read_text() == "new"
+    assert (tmp_path / "new" / "it").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]

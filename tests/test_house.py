@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = (  # a module reads the stages before its own, never one after it
     ("errors", "units", "progress", "bits"),
     ("record",),
-    ("manifest", "bitmap", "qcow2", "images"),
+    ("manifest", "folders", "bitmap", "qcow2", "images"),
     ("writes",),
     ("pack", "case"),
     ("gaps", "replay", "phases"),
