@@ -1,8 +1,10 @@
 """What only excluded files hold: fingerprints of their sectors, and their short pieces.
 
 A sector (512 bytes) that is one repeated pattern says nothing, and content that
-a kept file has too is not the excluded file's alone.  A piece shorter than a
-sector (a small file, the tail of a large one) is looked for byte by byte.
+a kept file has too is not the excluded file's alone.  What is shorter than a
+sector (a small file, the tail of a large one, a symlink's target, the value of
+an extended attribute) is cut into pieces of at most 64 bytes, and looked for
+byte by byte; so are windows of every sector, see `windows`.
 
 Content is carried from backup to backup: what was excluded once must not turn
 up later, unless a kept file has come to hold it.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,8 @@ import pandas as pd
 from cbtlab.checks.material import Material
 from cbtlab.checks.pieces import LONGEST, SHORTEST, repeats
 from cbtlab.checks.streams import Bools, Bytes, Ints, read_ranges, table
+from cbtlab.checks.windows import Windows, taken_from
+from cbtlab.errors import InputError
 from cbtlab.files.ranges import Ranges
 from cbtlab.units import SECTOR
 
@@ -63,24 +68,26 @@ class Content:
     """The sectors and pieces of the excluded files of the backups seen so far.
 
     ``keys`` rise; ``origin`` is the backup and ``place`` the byte on its S_k
-    that each was read from.  ``pieces`` maps a short piece to backup and path.
+    that each was read from.  ``pieces`` maps a short piece to backup and path,
+    ``windows`` are parts of the same sectors, for a search at every byte.
     """
 
     keys: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
     origin: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     place: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     pieces: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    windows: Windows = field(default_factory=Windows)
     sources: dict[int, Source] = field(default_factory=dict)
     kept: dict[int, pd.MultiIndex] = field(default_factory=dict)
 
     def add(self, m: Material) -> None:
         """Take in the content of the files that backup ``k`` excludes, as on S_k."""
-        assert m.before is not None and m.exclusion is not None
-        spots = _valid(m, excluded_inodes(m))
+        inodes = excluded_inodes(m, "file", "symlink")
+        spots = _valid(m, inodes)
         data = spots[spots["kind"] == "data"].sort_values("start", ignore_index=True)
         start, length = data["start"].to_numpy(np.int64), data["valid"].to_numpy(np.int64)
         self.sources[m.k] = Source(start, length, data["path"].to_numpy(object))
-        keys, places = [self.keys], [self.place]
+        keys, places, taken = [self.keys], [self.place], []
         for offset, _, part in read_ranges(m.snapshot, start, length // SECTOR * SECTOR):
             if part is None:
                 continue
@@ -88,13 +95,17 @@ class Content:
             telling = np.flatnonzero(~patterned(sectors))
             keys.append(fingerprints(sectors[telling]))
             places.append(offset + telling * SECTOR)
+            if m.policy == "allocated":
+                taken.append(taken_from(sectors[telling], places[-1]))
         origin = np.full(sum(map(len, keys)) - len(self.keys), m.k, np.int32)
         every = np.concatenate(keys)
         self.keys, first = np.unique(every, return_index=True)
         self.place = np.concatenate(places)[first]
         self.origin = np.concatenate([self.origin, origin])[first]
-        for path, piece in _pieces(m, spots):
-            self.pieces.setdefault(piece, (m.k, path))
+        self.windows.add(m.k, taken)
+        for path, piece in chain(_short(m, spots), _values(m, inodes)):
+            for cutting in cut(piece):
+                self.pieces.setdefault(cutting, (m.k, path))
 
     def drop(self, sectors: Bools, pieces: set[bytes]) -> None:
         """Forget content that a kept file holds too."""
@@ -109,11 +120,11 @@ class Content:
         return self.sources[int(self.origin[index])].path_at(int(self.place[index]))
 
 
-def excluded_inodes(m: Material) -> Ints:
-    """Return the inodes of regular files all of whose names a rule gives."""
+def excluded_inodes(m: Material, *types: str) -> Ints:
+    """Return the inodes of these types (regular files) all of whose names a rule gives."""
     assert m.before is not None and m.exclusion is not None
     inodes = m.before.inodes
-    files = inodes.index[inodes["type"] == "file"]
+    files = inodes.index[inodes["type"].isin(types or ("file",))]
     named = m.exclusion.files
     going = named.loc[(named["linked"] == "") & named["inode"].isin(files), "inode"]
     return going.unique().astype(np.int64)
@@ -160,12 +171,53 @@ def _valid(m: Material, inodes: Ints) -> pd.DataFrame:
     return some
 
 
-def _pieces(m: Material, spots: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
-    """Yield what is shorter than a sector: tails after the last whole one, and inline data."""
+def cut(piece: bytes) -> Iterator[bytes]:
+    """Yield parts of at most 64 bytes that cover a piece; none is one repeated pattern."""
+    last = max(0, len(piece) - LONGEST)
+    for at in (*range(0, last, LONGEST), last):
+        part = piece[at : at + LONGEST]
+        if len(part) >= SHORTEST and not repeats(part):
+            yield part
+
+
+def _short(m: Material, spots: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """Yield what is shorter than a sector: tails after the last whole one, and inline data.
+
+    A symlink to a file by its mere name is left out: a folder holds that name.
+    """
+    assert m.before is not None
+    names = {bytes(raw).rpartition(b"/")[2] for raw in m.before.names["raw"]}
     short = spots[(spots["kind"] == "inline") | (spots["valid"] % SECTOR > 0)]
     columns = (short[name].tolist() for name in ("path", "kind", "start", "valid"))
     for path, kind, start, valid in zip(*columns, strict=True):
         begin = 0 if kind == "inline" else valid // SECTOR * SECTOR
-        piece = m.snapshot.read(start + begin, min(valid - begin, LONGEST))
-        if len(piece) >= SHORTEST and not repeats(piece):
+        piece = m.snapshot.read(start + begin, valid - begin)
+        if piece not in names:
             yield path, piece
+
+
+def _values(m: Material, inodes: Ints) -> Iterator[tuple[str, bytes]]:
+    """Yield the values of the extended attributes of these inodes."""
+    assert m.before is not None
+    for inode in inodes.tolist():
+        yield from ((m.before.label(inode), value) for value in _attributes(m, inode))
+
+
+def _attributes(m: Material, inode: int) -> list[bytes]:
+    """Return the values of an inode's attributes; access lists are no content."""
+    assert m.before is not None
+    try:
+        found = m.before.xattrs(inode)
+    except InputError:  # damaged: `kept` says so of a kept file
+        return []
+    return [value for name, value in found.items() if not name.startswith("system.")]
+
+
+def kept_beside(m: Material) -> bytes:
+    """Return what S_k keeps beside the content of files: names, and attributes of kept inodes."""
+    assert m.before is not None and m.exclusion is not None
+    names = m.before.names
+    leaves = {bytes(raw).rpartition(b"/")[2] for raw in names["raw"]}
+    kept = names.loc[~names["path"].isin(m.exclusion.files["path"]), "inode"].unique()
+    values = {value for inode in kept.tolist() for value in _attributes(m, inode)}
+    return b"\0".join([*leaves, *values])

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from cbtlab.checks.content import Content, excluded_inodes, fingerprints, kept_ranges
+from cbtlab.checks.content import (
+    Content,
+    excluded_inodes,
+    fingerprints,
+    kept_beside,
+    kept_ranges,
+)
 from cbtlab.checks.material import Material, link_name
 from cbtlab.checks.pieces import Search
 from cbtlab.checks.streams import Bools, Ints, not_zero, read_ranges, rows, table
 from cbtlab.checks.verdict import EVIDENCE_LIMIT, Verdict, count, item, verdict
+from cbtlab.checks.windows import WIDTH
 from cbtlab.files.ranges import Ranges
 from cbtlab.images import Image, RawImage, RawLayer
 from cbtlab.units import SECTOR
@@ -33,8 +40,11 @@ class Finds:
 def excluded(m: Material) -> Verdict:
     """No excluded file is on S_k*, R_k is zero on X_k, and their content is in neither.
 
-    Looked into are all of R_k and the image file of link k.  Under other
-    policies than "allocated" free space is kept, so the finds are a report.
+    Looked into are all of R_k and the image file of link k: for whole sectors in
+    their places, and at every byte for short pieces; under "allocated" also, in
+    what of R_k no kept file holds, for parts of sectors: 287 bytes in a row of a
+    file are found there, and less may not be.  Under other policies free space
+    is kept, so the finds are a report.
     """
     if m.unjudged:
         return verdict(NAME, None, m.unjudged)
@@ -116,6 +126,10 @@ def _found(m: Material, content: Content) -> Finds:
         for at, n in spots[_within(kept, place, long[number])].tolist()
         if m.snapshot.read(at, len(pieces[n])) == pieces[n]
     }
+    found = np.array(sorted({n for _, n in spots.tolist()}), np.int64)
+    beside = kept_beside(m) if len(found) else b""
+    shared |= {pieces[n] for n in found.tolist() if pieces[n] in beside}
+    loose, told_of_loose = _unaligned(m, content, kept, offset)
     real = ~common[key]
     offset, key = offset[real], key[real]
     real = _identical(m, content, offset, key)
@@ -126,12 +140,59 @@ def _found(m: Material, content: Content) -> Finds:
         (content.pieces[pieces[n]][1], content.pieces[pieces[n]][0]) for n in number[rest].tolist()
     ]
     finds = Finds(
-        np.concatenate([offset[real], place[rest]]),
-        np.concatenate([np.full(int(real.sum()), SECTOR), long[number[rest]]]),
-        told,
+        np.concatenate([offset[real], place[rest], loose]),
+        np.concatenate(
+            [np.full(int(real.sum()), SECTOR), long[number[rest]], np.full(len(loose), WIDTH)]
+        ),
+        told + told_of_loose,
     )
     content.drop(common, shared)
     return finds
+
+
+def _unaligned(
+    m: Material, content: Content, kept: Ranges, aligned: Ints
+) -> tuple[Ints, list[tuple[str, int]]]:
+    """Search what no kept file holds for parts of sectors, at every byte.
+
+    ``aligned`` are the sectors that were found whole, and are not told again.
+    """
+    assert m.restored is not None
+    windows = content.windows
+    place, number = windows.find(m.restored, kept)
+    new = ~np.isin(place // SECTOR * SECTOR, aligned)
+    place, number = place[new], number[new]
+    if not len(place):
+        return place, []
+    chosen = np.unique(number)
+    parts = _parts(m, content, chosen)
+    spots = np.array(list(Search(parts).find(m.snapshot)), np.int64).reshape(-1, 2)
+    shared = spots[_within(kept, spots[:, 0], np.full(len(spots), WIDTH)), 1]
+    beside = kept_beside(m)
+    also = np.array([part in beside for part in parts], np.bool_)
+    also[shared] = True
+    real = ~np.isin(number, chosen[also])
+    place, number = place[real], number[real]
+    told = [
+        (content.sources[k].path_at(at), k)
+        for k, at in zip(
+            windows.origin[number].tolist(), windows.place[number].tolist(), strict=True
+        )
+    ]
+    gone = np.zeros(len(windows.keys), np.bool_)
+    gone[chosen[also]] = True
+    windows.drop(gone)
+    return place, told
+
+
+def _parts(m: Material, content: Content, numbers: Ints) -> list[bytes]:
+    """Read windows where they were taken from."""
+    windows, parts = content.windows, [b""] * len(numbers)
+    for k in np.unique(windows.origin[numbers]).tolist():
+        with m.case.interval(int(k)).snapshot() as image:
+            for n in np.flatnonzero(windows.origin[numbers] == k).tolist():
+                parts[n] = image.read(int(windows.place[numbers[n]]), WIDTH)
+    return parts
 
 
 def _sectors(image: Image, content: Content) -> tuple[Ints, Ints]:

@@ -18,7 +18,6 @@ from cbtlab.images import Image
 
 SHORTEST, LONGEST = 16, 64  # bytes: less is no evidence, more tells no more
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(64 - 16)
 
 
 def repeats(piece: bytes) -> bool:
@@ -37,8 +36,11 @@ class Search:
         self._order = np.argsort(anchors, kind="stable")
         self._anchors = anchors[self._order]
         self._at = np.array(at, np.int64)
-        self._table = np.zeros(1 << 16, np.bool_)
-        self._table[(anchors * _MIX) >> _SHIFT] = True
+        self._first = np.array([piece[0] for piece in pieces], np.uint8)
+        bits = min(24, max(16, len(pieces).bit_length() + 3))
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, np.bool_)
+        self._table[(anchors * _MIX) >> self._shift] = True
 
     def find(self, image: Image) -> Iterator[tuple[int, int]]:
         """Yield (offset, number of the piece) for every occurrence, chunk by chunk."""
@@ -71,7 +73,7 @@ class Search:
         numbers: list[Ints] = []
         for shift in range(8):
             words = buffer[shift : shift + (len(buffer) - shift) // 8 * 8].view(np.uint64)
-            maybe = np.flatnonzero(self._table[(words * _MIX) >> _SHIFT])
+            maybe = np.flatnonzero(self._table[(words * _MIX) >> self._shift])
             found = words[maybe]
             low = np.searchsorted(self._anchors, found, side="left")
             many = np.searchsorted(self._anchors, found, side="right") - low
@@ -87,6 +89,5 @@ class Search:
         """Compare the first byte of the candidates, so that few are compared whole."""
         begin = place - self._at[number]
         good = begin >= 0
-        first = np.array([piece[0] for piece in self.pieces], np.uint8)
-        good[good] = buffer[begin[good]] == first[number[good]]
+        good[good] = buffer[begin[good]] == self._first[number[good]]
         return np.asarray(good)

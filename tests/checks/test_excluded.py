@@ -200,3 +200,91 @@ def test_a_small_file_inside_its_inode_is_found(tmp_path: Path) -> None:
     assert check.holds is False and check.evidence_total == 1
     assert "inode" in check.evidence[0]["path"]
     assert "content of /cache/secret.txt" in check.evidence[0]["note"]
+
+
+SECRETS = {
+    "small.txt": factory.text(7, 500),
+    "large.bin": factory.text(66, 2048),
+    "attributed": b"nothing to see",
+}
+VALUE = b"customer-4711-private-value-xyz"
+TARGET = b"/secret/very/long/path/of/customer-4711"
+JOURNAL, SLACK = "the journal", "behind the end of a kept file"
+
+
+@pytest.mark.parametrize(
+    ("where", "data", "whose"),
+    [
+        (JOURNAL, SECRETS["small.txt"][64:], "small.txt"),
+        (SLACK, SECRETS["small.txt"][64:], "small.txt"),
+        (SLACK, SECRETS["small.txt"][-100:], "small.txt"),
+        (JOURNAL, SECRETS["large.bin"][:900], "large.bin"),
+        (SLACK, SECRETS["large.bin"][:512], "large.bin"),
+        (SLACK, SECRETS["large.bin"][100:512], "large.bin"),
+        (SLACK, SECRETS["large.bin"][700:987], "large.bin"),
+        (JOURNAL, VALUE, "attributed"),
+        (SLACK, TARGET, "link"),
+    ],
+)
+def test_a_part_of_the_content_is_found_at_any_byte(
+    tmp_path: Path, where: str, data: bytes, whose: str
+) -> None:
+    if factory.missing_tools():
+        pytest.skip("needs e2fsprogs")
+    tree = tmp_path / "tree"
+    (tree / "cache").mkdir(parents=True)
+    (tree / "docs").mkdir()
+    for name, content in SECRETS.items():
+        (tree / "cache" / name).write_bytes(content)
+    (tree / "docs/report.txt").write_bytes(factory.text(1, 100))
+    volume = factory.Volume.make(tmp_path / "v.img", tree, 8 << 20)
+    volume.debugfs(
+        f"ea_set /cache/attributed user.secret {VALUE.decode()}",
+        f"symlink /cache/link {TARGET.decode()}",
+    )
+    recording = factory.Recording(tmp_path, volume, 4096)
+    recording.backup(["/cache/"], [f"/cache/{name}" for name in (*SECRETS, "link")])
+    stored = recording.backups[0].stored
+    forget(stored, VALUE, TARGET)
+    blocks = stored.blocks("<8>" if where == JOURNAL else "/docs/report.txt")
+    at = blocks[-3 if where == JOURNAL else 0] * 1024 + 333
+    stored.poke(at, data)
+    recording.trace()
+    check = verdict(judged(recording, tmp_path), 0, "excluded")
+    assert check.holds is False
+    assert {entry["note"] for entry in check.evidence} == {
+        f"content of /cache/{whose}, which backup 0 excludes"
+    }
+    for entry in check.evidence:
+        assert at <= entry["offset"] and entry["offset"] + entry["length"] <= at + len(data)
+
+
+def forget(volume: factory.Volume, *pieces: bytes) -> None:
+    """Zero what debugfs leaves in freed inodes, and a kernel clears."""
+    data = volume.path.read_bytes()
+    for piece in pieces:
+        at = -1
+        while (at := data.find(piece, at + 1)) >= 0:
+            volume.poke(at, bytes(len(piece)))
+
+
+def test_what_kept_files_have_beside_their_content_is_no_find(tmp_path: Path) -> None:
+    """A label that all files bear, and the name that a symlink leads to."""
+    if factory.missing_tools():
+        pytest.skip("needs e2fsprogs")
+    tree = tmp_path / "tree"
+    (tree / "cache").mkdir(parents=True)
+    (tree / "cache/library-of-things.so.1.2.3").write_bytes(factory.text(1, 5000))
+    (tree / "kept.txt").write_bytes(factory.text(2, 5000))
+    volume = factory.Volume.make(tmp_path / "v.img", tree, 8 << 20)
+    label = "security.selinux system_u:object_r:user_home_t:s0"
+    volume.debugfs(
+        f"ea_set /cache/library-of-things.so.1.2.3 {label}",
+        f"ea_set /kept.txt {label}",
+        "symlink /cache/library.so library-of-things.so.1.2.3",
+    )
+    recording = factory.Recording(tmp_path, volume, 4096)
+    recording.backup(["/cache/"], ["/cache/library-of-things.so.1.2.3", "/cache/library.so"])
+    recording.trace()
+    found = judged(recording, tmp_path)
+    assert found.holds, found.text()
