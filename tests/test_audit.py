@@ -190,21 +190,58 @@ def test_other_sizes_hold_too(tmp_path: Path, block_size: int, granularity: int)
 def test_an_output_is_replaced_only_with_force(office_case: Case, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "audit.json").write_text("an earlier one")
+    earlier = '{"case": "x", "policy": "union"}'
+    (out / "audit.json").write_text(earlier)
     with pytest.raises(InputError, match=r"exists.*--force"):
         audit.run(office_case, out)
-    assert (out / "audit.json").read_text() == "an earlier one"
+    assert (out / "audit.json").read_text() == earlier
     assert audit.run(office_case, out, force=True).holds
     assert json.loads((out / "audit.json").read_text())["holds"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "chain/letter.txt", "chain/0000.qcow2.bak", "wabcdefgh/x.doc", "more/"]
+)
+def test_force_removes_no_foreign_file(office_case: Case, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    audit.run(office_case, out)
+    foreign = out / name
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.mkdir() if name.endswith("/") else foreign.write_text("dear")
+    with pytest.raises(InputError, match=name.rstrip("/")):
+        audit.run(office_case, out, force=True)
+    assert foreign.exists() and (out / "audit.json").is_file()
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_force_replaces_what_an_audit_wrote(
+    office_case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    if not atomic:
+        monkeypatch.setattr("cbtlab.folders._exchanged", lambda *_: False)
+    out = tmp_path / "out"
+    audit.run(office_case, out, "union")
+    (out / "wabcdefgh").mkdir()
+    (out / "wabcdefgh" / "0001.raw").write_bytes(b"left over")
+    (out / "chain" / "0009.qcow2.part").write_bytes(b"left over")
+    audit.run(office_case, out, force=True)
+    assert json.loads((out / "audit.json").read_text())["policy"] == "allocated"
+    assert not (out / "wabcdefgh").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_force_replaces_no_folder_that_is_no_audit(office_case: Case, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one.txt").write_text("dear")
-    for out in (tmp_path / "letters", office_case.path):
-        with pytest.raises(InputError, match="no earlier audit"):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/audit.json").write_text('{"auditor": "another program"}')
+    for out in (tmp_path / "letters", tmp_path / "other", office_case.path.parent):
+        with pytest.raises(InputError, match=r"no earlier audit|the case itself"):
             audit.run(office_case, out, force=True)
+    for out in (office_case.path, office_case.path / "audit", office_case.path / "chain" / "a"):
+        with pytest.raises(InputError, match="in the folder of the case"):
+            audit.run(office_case, out)
     assert (tmp_path / "letters/one.txt").read_text() == "dear"
 
 

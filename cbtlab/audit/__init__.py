@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,12 +23,18 @@ from cbtlab import __version__
 from cbtlab.audit.backup import Auditor, Backup
 from cbtlab.audit.rules import RULES, Rules
 from cbtlab.case import MANIFEST, Case
+from cbtlab.chain.layout import MANIFEST as CHAIN_MANIFEST
+from cbtlab.chain.layout import own_name
 from cbtlab.errors import InputError
+from cbtlab.folders import exchange
 from cbtlab.manifest import file_digest
 from cbtlab.plan import POLICIES
 from cbtlab.units import format_time
 
 AUDIT, REPORT, CHAIN = "audit.json", "report.html", "chain"
+_PAGES = (REPORT, f"{REPORT}.part", f".{REPORT}.part", f"{AUDIT}.part")
+_WORK = re.compile(r"w[a-z0-9_]{8}")  # the restores of an audit that was killed
+_WORK_FILE = re.compile(r"\.?\d{4,6}\.raw(\.\d+\.part)?")
 
 __all__ = ["AUDIT", "CHAIN", "REPORT", "RULES", "Audit", "Backup", "Rules", "run"]
 
@@ -152,7 +159,7 @@ def run(
         _write(folder / AUDIT, audit.document())
         if report is not None:
             report(audit, folder / REPORT)
-        _replace(folder, out)
+        _replace(folder, out, case)
     return audit
 
 
@@ -203,17 +210,54 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 def _check_output(case: Case, out: Path, force: bool) -> None:
     """Refuse an output that would overwrite something that is no audit."""
-    if not out.name:
+    if not out.name or out.name == "..":
         raise InputError(out, "cannot be an output folder", "name a new one")
+    if out.resolve().is_relative_to(case.path.resolve()):
+        raise InputError(out, "lies in the folder of the case", "choose another --out")
     if not (out.exists() or out.is_symlink()):
         return
     if not force:
         raise InputError(out, "exists", "choose another --out, or replace it with --force")
     if not out.is_dir() or out.is_symlink():
         raise InputError(out, "exists and is no folder", "choose another --out")
-    strange = any(out.iterdir()) and not (out / AUDIT).is_file()
-    if strange or case.path.resolve().is_relative_to(out.resolve()):
+    if case.path.resolve().is_relative_to(out.resolve()):
+        raise InputError(out, "holds the case itself", "choose another --out")
+    if any(out.iterdir()) and not (out / AUDIT).is_file():
         raise InputError(out, "exists and is no earlier audit", "choose another --out")
+    foreign = _foreign(out)
+    if foreign is not None:
+        fault = f"is no earlier audit: it holds {foreign.relative_to(out)}"
+        raise InputError(out, fault, "move that away, or choose another --out")
+
+
+def _foreign(out: Path) -> Path | None:
+    """Return the first entry of a folder that no audit wrote, or None."""
+    for entry in sorted(out.iterdir()):
+        plain = entry.is_file() and not entry.is_symlink()
+        folder = entry.is_dir() and not entry.is_symlink()
+        if folder and entry.name == CHAIN:
+            names = (inside for inside in sorted(entry.iterdir()) if not _of_chain(inside))
+        elif folder and _WORK.fullmatch(entry.name):
+            names = (inside for inside in entry.iterdir() if not _WORK_FILE.fullmatch(inside.name))
+        elif plain and (entry.name in _PAGES or (entry.name == AUDIT and _is_audit(entry))):
+            continue
+        else:
+            return entry
+        if (inside := next(names, None)) is not None:
+            return inside
+    return None
+
+
+def _of_chain(path: Path) -> bool:
+    named = path.name == CHAIN_MANIFEST or own_name(path.name)
+    return named and path.is_file() and not path.is_symlink()
+
+
+def _is_audit(path: Path) -> bool:
+    """Return whether an ``audit.json`` is an audit's, be it cut; another program's is not."""
+    with path.open("rb") as file:
+        head = file.read(1 << 12).lstrip()
+    return not head or (head.startswith(b"{") and b'"case"' in head and b'"policy"' in head)
 
 
 @contextmanager
@@ -239,12 +283,10 @@ def _umask() -> int:
     return mask
 
 
-def _replace(folder: Path, out: Path) -> None:
-    """Put the finished folder in its place; an earlier audit there is removed after."""
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-        out.rename(old / out.name)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+def _replace(folder: Path, out: Path, case: Case) -> None:
+    """Put the finished folder in its place; an earlier audit changes places with it, and goes."""
+    if out.exists() or out.is_symlink():
+        _check_output(case, out, force=True)  # what came into it while the audit ran is kept
+        exchange(folder, out)
     else:
         folder.rename(out)

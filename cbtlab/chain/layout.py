@@ -119,14 +119,17 @@ def mask_name(k: int, mask: str) -> str:
     return f"{k:04d}.{mask}.bits"
 
 
+def own_name(name: str) -> bool:
+    """Return whether a chain writes files of that name, its manifest aside."""
+    return _OWN_NAME.fullmatch(name) is not None
+
+
 def strays(folder: Path, manifest: Manifest) -> list[Path]:
     """Return the files of a chain's names that no link names: an append was broken off."""
     known = {link.file for link in manifest.links}
     known |= {mask.file for link in manifest.links for mask in link.masks()}
     return sorted(
-        path
-        for path in folder.iterdir()
-        if _OWN_NAME.fullmatch(path.name) and path.name not in known
+        path for path in folder.iterdir() if own_name(path.name) and path.name not in known
     )
 
 
