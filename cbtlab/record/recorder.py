@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cbtlab.errors import InputError
 from cbtlab.record.device_mapper import Snapshots
 from cbtlab.record.freeze import Watchdog, lock_memory
 from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Role, State, Tracker
@@ -137,6 +138,9 @@ class Recorder:
         explain: Callable[[int, int], dict[str, Any]] | None,
     ) -> None:
         name = f"{self.volume.volume}-snapshot-{done.k}"
+        folder = self.folder / f"{done.k:04d}"
+        if folder.exists():
+            raise InputError(folder, "holds another recording", "give a new folder")
         self.volume.prepare()
         self._mark(done, "begin")
         snapshot = self._freeze(done, name, late_switch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cbtlab.errors import InputError
 from cbtlab.record import recorder
 from cbtlab.record.device_mapper import Fill, Info
 from cbtlab.record.kernel_module import FROZEN
@@ -204,3 +205,11 @@ def test_a_snapshot_that_others_hold_is_thrown_away(
     assert not done.kept and not done.complete
     assert "busy" in done.log["thrown_away"][0]
     assert not saved(played, 0)["kept"]
+
+
+def test_another_recording_is_not_overwritten(played: Recorder) -> None:
+    backup(played)
+    (played.folder / "0001").mkdir()
+    with pytest.raises(InputError, match="holds another recording"):
+        backup(played)
+    assert played.physical.status().frozen is False, "it was switched"
