@@ -27,7 +27,7 @@ from cbtlab.errors import InputError
 from cbtlab.files.extents import DATA, HOLE, KINDS, META, UNWRITTEN, Extents, category
 from cbtlab.files.volume_map import VolumeMap
 
-__all__ = ["Exclusion", "Rules", "excluded", "match", "read_rules"]
+__all__ = ["Exclusion", "Rules", "excluded", "idle", "match", "read_rules"]
 
 #: How pathspec ends the expression of a pattern, so that it also matches what lies below; and
 #: the end that matches the path itself.  A folder's path ends with a slash here.
@@ -102,14 +102,24 @@ def _of_the_path_itself(expression: str) -> str:
 
 
 def read_rules(file: Path | None, more: Sequence[str] = ()) -> list[str]:
-    """Return the patterns of a file and then ``more``; each must be one that can be read."""
+    """Return the patterns of a file and then ``more``; each must be one that can be read.
+
+    As git reads it: UTF-8, perhaps with a mark at its start, one pattern a line, which a line
+    feed ends and nothing else; a carriage return before it is not part of the pattern.
+    """
     patterns: list[str] = []
     if file is not None:
         try:
-            lines = file.read_text("utf-8").splitlines()
+            lines = file.read_bytes().decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(file, f"cannot be read: {error}", "one pattern a line") from error
-        patterns += [line for line in lines if line.strip() and not line.startswith("#")]
+        lines = [line.removesuffix("\r") for line in lines]
+        patterns += [line for line in lines if line.strip(" \t") and not line.startswith("#")]
+    for pattern in more:
+        if "\n" in pattern:
+            raise InputError(
+                f"pattern {pattern!r}", "has a line break", "give every pattern by itself"
+            )
     patterns += more
     Rules(patterns)
     return patterns
@@ -132,6 +142,24 @@ def match(patterns: Sequence[str], names: pd.DataFrame | Sequence[str]) -> npt.N
         paths = list(names)
     own = (path.lstrip("/") for path in paths)
     return np.fromiter((path != "" and rules.names(path) for path in own), np.bool_, len(paths))
+
+
+def idle(patterns: Sequence[str], names: pd.DataFrame) -> list[str]:
+    """Return the patterns that by themselves name no file and no folder; comments name nothing.
+
+    Of one that takes back (``!``) it is told whether there is anything to take back.
+    """
+    paths = [
+        raw.decode(errors="surrogateescape").lstrip("/") + "/" * (kind == "directory")
+        for raw, kind in zip(names["raw"].tolist(), names["type"].tolist(), strict=True)
+    ]
+    some = []
+    for pattern in dict.fromkeys(patterns):
+        if pattern.strip() and not pattern.startswith("#"):
+            rules = Rules([pattern.removeprefix("!")])
+            if not any(path not in ("", "/") and rules.names(path) for path in paths):
+                some.append(pattern)
+    return some
 
 
 @dataclass(frozen=True)

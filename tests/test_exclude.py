@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cbtlab.errors import InputError
-from cbtlab.exclude import Exclusion, excluded, match
+from cbtlab.exclude import Exclusion, excluded, match, read_rules
 from cbtlab.files import VolumeMap, map_volume
 from cbtlab.images import open_image
 
@@ -51,6 +51,27 @@ def test_a_rule_that_cannot_be_read_is_refused() -> None:
     for pattern in ("[z-a]", "cache/[b-a]*"):
         with pytest.raises(InputError, match="pattern"):
             match([pattern], ["/a"])
+
+
+@pytest.mark.parametrize(
+    ("data", "patterns"),
+    [
+        (b"\xef\xbb\xbf/cache/\n*.log\n", ["/cache/", "*.log"]),
+        ("/ca\u2028che/\n# a\x0c/docs/\n/a\x0cb\n".encode(), ["/ca\u2028che/", "/a\x0cb"]),
+        (b"/cache/\r\n\r\n/a\rb", ["/cache/", "/a\rb"]),
+    ],
+    ids=["mark", "separators", "returns"],
+)
+def test_a_file_of_rules_is_read_as_git_reads_it(
+    tmp_path: Path, data: bytes, patterns: list[str]
+) -> None:
+    (tmp_path / "rules").write_bytes(data)
+    assert read_rules(tmp_path / "rules", ["*.tmp"]) == [*patterns, "*.tmp"]
+
+
+def test_two_rules_in_one_pattern_are_refused() -> None:
+    with pytest.raises(InputError, match="line break"):
+        read_rules(None, ["*.log\n/cache/"])
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

@@ -20,11 +20,14 @@ from cbtlab.checks.pieces import Search
 from cbtlab.checks.streams import Bools, Ints, not_zero, read_ranges, rows, table
 from cbtlab.checks.verdict import EVIDENCE_LIMIT, Verdict, count, item, verdict
 from cbtlab.checks.windows import WIDTH
+from cbtlab.exclude import idle
 from cbtlab.files.ranges import Ranges
 from cbtlab.images import Image, RawImage, RawLayer
 from cbtlab.units import SECTOR
 
 NAME = "excluded"
+_STILL = {True: "still on S_k*", False: "on S_k*, and not on S_k"}
+_RULES_TOLD = 3
 _COMPARED = 1000  # finds that are compared byte by byte; 64 bits vouch for the others
 
 
@@ -51,8 +54,9 @@ def excluded(m: Material) -> Verdict:
     if m.exclusion is None or m.before is None or m.content is None:
         return verdict(NAME, None, "no file system was recognised, so no file can be excluded")
     m.content.add(m)
+    known = set(m.exclusion.files["path"])
     present = [
-        item(path=path, note="a rule names it, and it is still on S_k*")
+        item(path=path, note="a rule names it, and it is " + _STILL[path in known])
         for path in m.exclusion.remaining
     ]
     shown = _not_zero(m)
@@ -63,16 +67,19 @@ def excluded(m: Material) -> Verdict:
     evidence += stray
     total += len(stray)
     files = count(len(m.exclusion.files), "excluded file")
+    there = sum(path in known for path in m.exclusion.remaining)
+    new = len(present) - there
     told = (
-        f"{len(present):,} of {files} still on S_k*, "
-        f"{count(len(shown), 'block')} of X_k not zero in R_k, "
+        f"{there:,} of {files} still on S_k*, "
+        + (f"{count(new, 'more file')} that a rule names on S_k* alone, " if new else "")
+        + f"{count(len(shown), 'block')} of X_k not zero in R_k, "
         f"their content found in {count(len(finds.offset) + len(stray), 'place')}"
     )
     if m.policy != "allocated":
-        summary = f"policy {m.policy} keeps free space, so this is a report: {told}"
+        summary = f"policy {m.policy} keeps free space, so this is a report: {told}{_idle(m)}"
         return verdict(NAME, None, summary, evidence, total)
     if evidence:
-        return verdict(NAME, False, told, evidence, total)
+        return verdict(NAME, False, told + _idle(m), evidence, total)
     earlier = _earlier(m, m.content)
     summary = (
         f"{files} gone from S_k*, X_k zero in R_k, and none of "
@@ -81,7 +88,20 @@ def excluded(m: Material) -> Verdict:
     )
     if earlier:
         summary += f"; earlier restore points keep {count(len(earlier), 'file')} as they had them"
-    return verdict(NAME, True, summary, earlier)
+    return verdict(NAME, True, summary + _idle(m), earlier)
+
+
+def _idle(m: Material) -> str:
+    """Say which rules name nothing, for a summary: they may be misspelt."""
+    assert m.before is not None
+    found = idle(m.interval.patterns, m.before.names)
+    if not found:
+        return ""
+    shown = ", ".join(f"{pattern!r}" for pattern in found[:_RULES_TOLD])
+    more = f" and {len(found) - _RULES_TOLD:,} more" if len(found) > _RULES_TOLD else ""
+    return f"; {count(len(found), 'rule')} {'names' if len(found) == 1 else 'name'} " + (
+        f"nothing on S_k: {shown}{more}"
+    )
 
 
 def _not_zero(m: Material) -> list[dict[str, Any]]:

@@ -288,3 +288,23 @@ def test_what_kept_files_have_beside_their_content_is_no_find(tmp_path: Path) ->
     recording.trace()
     found = judged(recording, tmp_path)
     assert found.holds, found.text()
+
+
+def test_rules_that_name_nothing_are_told(spoiled: factory.Recording, tmp_path: Path) -> None:
+    spoiled.backups[1].patterns = [*spoiled.backups[1].patterns, "/cahce/", "!*.kep"]
+    check = verdict(judged(spoiled, tmp_path), 1, "excluded")
+    assert check.holds is True
+    assert check.summary.endswith("; 2 rules name nothing on S_k: '/cahce/', '!*.kep'")
+
+
+def test_exchanged_images_are_told_in_words_that_add_up(
+    spoiled: factory.Recording, tmp_path: Path
+) -> None:
+    """S_k* in the place of S_k, and the other way round."""
+    first = spoiled.backups[0]
+    first.snapshot, first.stored = first.stored, first.snapshot
+    check = verdict(judged(spoiled, tmp_path), 0, "excluded")
+    assert check.holds is False
+    more = len(check.evidence)
+    assert check.summary.startswith(f"0 of 0 excluded files still on S_k*, {more} more files that")
+    assert check.evidence[0]["note"] == "a rule names it, and it is on S_k*, and not on S_k"
