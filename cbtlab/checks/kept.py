@@ -27,15 +27,21 @@ ATTRIBUTES = {
     "atime_ns": "access time",
     "ctime_ns": "change time",
     "crtime_ns": "birth time",
+    "flags": "flags",
+    "device": "device number",
+    "project": "project",
 }
+_OWN_FLAGS = 0x1000 | 0x40000 | 0x80000 | 0x10000000
+"""How the file system stores an inode (index, huge, extents, inline): no attribute of a file."""
 _OF_A_PARENT = ("size", "mtime_ns", "atime_ns", "ctime_ns")  # what deleting a name in it changes
 
 
 def kept(m: Material) -> Verdict:
     """Every kept file of S_k is in R_k: content, attributes, extended attributes and links.
 
-    Left out are the named effects of the delete: size and times of a deleted
-    name's folder, and change time and link count of an inode that lost a name.
+    And R_k has no name that S_k does not have.  Left out are the named effects of
+    the delete: size and times of a deleted name's folder, and change time and link
+    count of an inode that lost a name.
     """
     if m.unjudged:
         return verdict(NAME, None, m.unjudged)
@@ -47,7 +53,7 @@ def kept(m: Material) -> Verdict:
         evidence = [item(link=m.link_name, note=error.fault)]
         return verdict(NAME, False, f"R_k cannot be mapped: {error.fault}", evidence)
     names, gone = _names(m, m.before)
-    evidence = list(_lost_names(names, restored))
+    evidence = [*_lost_names(names, restored), *_new_names(m.before, restored)]
     inodes = pd.Index(names["inode"].unique())
     evidence += list(_changed_attributes(m.before, restored, names, gone, inodes))
     evidence += list(_changed_xattrs(m.before, restored, names, inodes))
@@ -81,6 +87,12 @@ def _lost_names(names: pd.DataFrame, restored: VolumeMap) -> Iterator[dict[str, 
         yield item(path=path, note="is a name of another inode")
 
 
+def _new_names(before: VolumeMap, restored: VolumeMap) -> Iterator[dict[str, Any]]:
+    new = ~restored.names["raw"].isin(before.names["raw"])
+    for path in restored.names.loc[new, "path"]:
+        yield item(path=path, note="is new: S_k does not have it")
+
+
 def _changed_attributes(
     before: VolumeMap,
     restored: VolumeMap,
@@ -105,6 +117,8 @@ def _changed_attributes(
         was = old[column].to_numpy() if column != "nlink" else links
         now = new[column].to_numpy()
         wrong = np.asarray(was != now, np.bool_)
+        if column == "flags":
+            wrong &= ((was ^ now) & ~np.uint32(_OWN_FLAGS)) != 0
         if column in _OF_A_PARENT:
             wrong &= ~is_parent
         if column == "ctime_ns":
@@ -126,6 +140,11 @@ def _parents(before: VolumeMap, deleted: pd.DataFrame) -> pd.Series[Any]:
 def _told(column: str, words: str, was: Any, now: Any) -> str:
     if column == "mode":
         return f"{words} is {int(now):o}, and was {int(was):o} on S_k"
+    if column == "flags":
+        return f"{words} are {int(now):#x}, and were {int(was):#x} on S_k"
+    if column == "device":
+        pair = [f"{int(number) >> 20}:{int(number) & 0xFFFFF}" for number in (now, was)]
+        return f"{words} is {pair[0]}, and was {pair[1]} on S_k"
     if column.endswith("_ns"):
         stamps = [np.datetime_as_string(np.datetime64(int(t), "ns")) for t in (now, was)]
         return f"{words} is {stamps[0]}Z, and was {stamps[1]}Z on S_k"

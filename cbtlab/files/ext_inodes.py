@@ -159,7 +159,9 @@ def table(ext: Ext, inodes: Inodes) -> dict[str, npt.NDArray[Any]]:
         return np.asarray(seconds * _SECOND + np.minimum(more >> 2, _SECOND - 1), np.int64)
 
     born = time("crtime")
-    no_birth = np.ones(len(inodes), np.bool_) if extra is None else extra < 148
+    nothing = np.ones(len(inodes), np.bool_)
+    no_birth = nothing if extra is None else extra < 148
+    no_project = nothing if extra is None else extra < 160
     return {
         "inode": inodes.number.astype(np.uint64),
         "type": kinds(inodes.type),
@@ -173,7 +175,21 @@ def table(ext: Ext, inodes: Inodes) -> dict[str, npt.NDArray[Any]]:
         "ctime_ns": time("ctime"),
         "crtime_ns": np.where(no_birth, 0, born),
         "flags": fields["flags"].astype(np.uint32),
+        "device": devices(inodes),
+        "project": np.where(no_project, 0, fields["project"]).astype(np.uint32),
     }
+
+
+def devices(inodes: Inodes) -> npt.NDArray[np.uint32]:
+    """The device of each character and block device, major number << 20 | minor; 0 of others.
+
+    As the kernel's ``ext4_iget``: the first pointer holds the old form, else the second the new.
+    """
+    old, new = inodes.fields["device_old"], inodes.fields["device_new"]
+    short = (old >> 8 & 0xFF) << 20 | old & 0xFF
+    wide = (new >> 8 & 0xFFF) << 20 | new >> 12 & 0xFFF00 | new & 0xFF
+    special = np.isin(inodes.type, (2, 6))
+    return np.where(special, np.where(old != 0, short, wide), 0).astype(np.uint32)
 
 
 TYPES = ("file", "directory", "symlink", "other")

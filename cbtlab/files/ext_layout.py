@@ -97,6 +97,8 @@ INODE = _at(
     gid=(24, "<u2"),
     links=(26, "<u2"),
     flags=(32, "<u4"),
+    device_old=(40, "<u4"),
+    device_new=(44, "<u4"),
     generation=(100, "<u4"),
     file_acl=(104, "<u4"),
     size_hi=(108, "<u4"),
@@ -111,6 +113,7 @@ INODE = _at(
     atime_extra=(140, "<u4"),
     crtime=(144, "<i4"),
     crtime_extra=(148, "<u4"),
+    project=(156, "<u4"),
 )
 I_BLOCK = slice(40, 100)  # of an inode: pointers, extent root, inline data or a short symlink
 I_BLOCK_OFFSET, I_BLOCK_BYTES = 40, 60

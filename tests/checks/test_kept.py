@@ -61,8 +61,26 @@ def spoil(recording: factory.Recording, k: int, change: Spoil) -> None:
             "/docs/shortcut",
             "is missing",
         ),
+        (
+            lambda v: v.debugfs("symlink /docs/shortcut2 x"),
+            "/docs/shortcut2",
+            "is new: S_k does not have it",
+        ),
+        (
+            lambda v: v.debugfs("set_inode_field /docs/report.txt flags 0x80010"),
+            "/docs/report.txt",
+            "flags are 0x80010, and were 0x80000 on S_k",
+        ),
+        (
+            lambda v: v.debugfs("set_inode_field /docs/report.txt projid 12"),
+            "/docs/report.txt",
+            "project is 12, and was 0 on S_k",
+        ),
     ],
-    ids=["content", "mode", "time", "owner", "xattr", "name", "size", "symlink"],
+    ids=[
+        *("content", "mode", "time", "owner", "xattr", "name", "size", "symlink"),
+        *("new", "flags", "project"),
+    ],
 )
 def test_a_change_of_a_kept_file_is_named(
     spoiled: factory.Recording, tmp_path: Path, change: Spoil, path: str, note: str
@@ -140,4 +158,27 @@ def test_an_excluded_folder_may_go_as_a_whole(spoiled: factory.Recording, tmp_pa
     check = verdict(judged(spoiled, tmp_path / "again"), 4, "kept")
     assert [(entry["path"], entry["note"]) for entry in check.evidence] == [
         ("/", "number of links is 9, and was 6 on S_k")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "was", "now"),
+    [("block[0]", "0x0802", "8:1", "8:2"), ("block[0]", "0x0301", "8:1", "3:1")],
+)
+def test_another_device_is_named(
+    tmp_path: Path, field: str, value: str, was: str, now: str
+) -> None:
+    if factory.missing_tools():
+        pytest.skip("needs e2fsprogs")
+    tree = tmp_path / "tree"
+    (tree / "cache").mkdir(parents=True)
+    (tree / "cache/one").write_bytes(factory.text(1, 5000))
+    volume = factory.Volume.make(tmp_path / "v.img", tree, 8 << 20)
+    volume.debugfs("mknod disk b 8 1")
+    recording = factory.Recording(tmp_path, volume, 4096)
+    recording.backup(["/cache/"], ["/cache/one"])
+    spoil(recording, 0, lambda v: v.debugfs(f"set_inode_field disk {field} {value}"))
+    check = verdict(judged(recording, tmp_path), 0, "kept")
+    assert [(entry["path"], entry["note"]) for entry in check.evidence] == [
+        ("/disk", f"device number is {now}, and was {was} on S_k")
     ]
