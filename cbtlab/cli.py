@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from cbtlab import __version__
 from cbtlab.errors import CbtlabError, InputError
+from cbtlab.folders import require_regular
 from cbtlab.units import format_bytes, parse_size, parse_time
 
 POLICIES = ("allocated", "extents", "union")
@@ -38,15 +41,26 @@ force = click.option("--force", is_flag=True, help="Replace an output that exist
 
 def say(*words: object) -> None:
     """Print words for a person: to stderr, so that stdout holds results alone."""
-    click.echo(" ".join(map(str, words)), err=True)
+    try:
+        click.echo(" ".join(map(str, words)), err=True)
+    except OSError:  # nobody listens, or the disk behind it is full
+        _let_go(sys.stderr)
 
 
 def answer(document: dict[str, Any], shown: bool, words: Callable[[], str] | str) -> None:
     """Print the result: as JSON where it was asked for, else in words."""
     if shown:
-        click.echo(json.dumps(document, allow_nan=False))
+        text = json.dumps(document, allow_nan=False)
     else:
-        click.echo(words if isinstance(words, str) else words())
+        text = words if isinstance(words, str) else words()
+    if sys.stdout is None:
+        raise InputError("standard output", "is closed", "the result has nowhere to go")
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError("standard output", f"cannot be written: {error.strerror}") from error
 
 
 def status(holds: bool) -> NoReturn:
@@ -134,6 +148,9 @@ def case_add(
     from cbtlab.exclude import read_rules
 
     opened = Case.open(folder)
+    for path in (physical, snapshot_writes, physical_bitmap, snapshot_bitmap, exclude_from):
+        if path is not None:
+            require_regular(path)
     patterns = read_rules(exclude_from, exclude)
     writes = {"physical": physical, "snapshot": snapshot_writes}
     bitmaps = {"physical": physical_bitmap, "snapshot": snapshot_bitmap}
@@ -190,6 +207,7 @@ def writes(source: Path, to: Path | None, salvage: bool, force: bool, as_json: b
     if (source / MANIFEST).is_file():
         frame = Case.open(source).writes
     else:
+        require_regular(source)
         frame = read_writes(source, salvage=salvage)
     summary = frame.writes.summary()
     if to:
@@ -325,32 +343,85 @@ def lab_run(name: str, kernel: str, to: Path, force: bool, as_json: bool) -> Non
     answer(made.document(), as_json, f"{to}: {len(made.intervals)} backups recorded")
 
 
+class Terminated(BaseException):
+    """SIGTERM: everything is cleaned up as after Ctrl-C."""
+
+
 def main() -> None:
-    """Run the command line; every foreseen failure is one line and exit status 2."""
+    """Run the command line; every failure is one line and exit status 2."""
+    _open_standard_streams()
     try:
-        cli.main(standalone_mode=False)
+        with _terminable():
+            cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         fail("interrupted", 130)
+    except Terminated:
+        fail("terminated", 143)
+    except click.exceptions.NoArgsIsHelpError as error:
+        assert error.ctx is not None
+        click.echo(error.ctx.get_help())
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "cbtlab"
-        fail(f"{' '.join(error.format_message().split())}; see '{path} --help'")
+        fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see '{path} --help'")
     except CbtlabError as error:
         fail(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go(sys.stdout)
         sys.exit(141)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
     except OSError as error:
         fail(str(InputError(error.filename or "the system", error.strerror or str(error))))
     except MemoryError:
         fail("the memory does not suffice; the input is too large for this machine")
+    except Exception as error:  # no traceback for a person who cannot mend it
+        told = " ".join(str(error).split())[:500]
+        fail(f"an unexpected fault: {type(error).__name__}: {told}; please report it")
 
 
 def fail(line: str, code: int = UNUSABLE) -> NoReturn:
     """Print one line on stderr and leave."""
     say(f"cbtlab: {line}")
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _let_go(sys.stdout)
     sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn the first SIGTERM into an exception; a second one does not disturb the cleaning up."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread: the program that called decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open_standard_streams() -> None:
+    """Open what of the standard streams is closed, or a file of ours would take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Lead a stream that takes nothing more to nowhere, so that leaving does not fail on it."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        os.close(null)

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cbtlab.errors import InputError
@@ -51,10 +51,12 @@ def require_regular(path: str | os.PathLike[str]) -> None:
 
     What does not exist, and a folder, is left to whoever opens it.
     """
-    with suppress(OSError, ValueError):
+    try:
         mode = Path(path).stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputError(path, "is no regular file", "save it to a file first")
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(path, "is no regular file", "save it to a file first")
 
 
 def exchange(new: Path, old: Path) -> None:

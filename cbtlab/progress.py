@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ def progress(label: str, total: int | None, unit: str = "B") -> tqdm[Any]:
     Nothing is shown when standard error is not a terminal, nor in the first
     two seconds.  ``total`` is in ``unit``; bytes are shown with binary prefixes.
     """
+    stream = sys.stderr  # None where the program was started with it closed
     return tqdm(
         desc=label,
         total=total,
@@ -21,7 +23,7 @@ def progress(label: str, total: int | None, unit: str = "B") -> tqdm[Any]:
         unit_scale=unit == "B",
         unit_divisor=1024,
         delay=2,
-        disable=not sys.stderr.isatty(),
-        file=sys.stderr,
+        disable=stream is None or not stream.isatty(),
+        file=stream or io.StringIO(),
         leave=False,
     )

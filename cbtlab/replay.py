@@ -204,8 +204,7 @@ class Replay:
             for volume in ("physical", "snapshot"):
                 if interval.has(volume, "writes"):
                     chunks = (
-                        (len(frame), numbers(frame))
-                        for frame in interval.iter_writes(volume)
+                        (len(frame), numbers(frame)) for frame in interval.iter_writes(volume)
                     )
                     sequences.append(numbers_of(volume, interval.k, chunks))
         return find_gaps(sequences)
@@ -309,6 +308,8 @@ def save(merged: Merged, document: dict[str, Any], folder: Path, *, force: bool 
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in pieces.items():
             parts[name].write_bytes(data)
+        # The document last: bitmaps beside a replay.json are always those that it tells of.
+        (folder / "replay.json").unlink(missing_ok=True)
         for name, part in parts.items():
             part.replace(folder / name)
     except OSError as error:

@@ -9,10 +9,10 @@ import numpy as np
 
 from cbtlab.errors import InputError
 
-_SIZE = re.compile(r"(\d{1,20})\s*([KMGT]?)(i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,20})([KMGTkmgt]?)")
 _FACTOR = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\s*(Z|[+-]\d\d:?\d\d)", re.IGNORECASE
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\s*([Zz]|[+-]\d\d:?\d\d)", re.ASCII
 )
 
 SECTOR = 512
@@ -23,7 +23,7 @@ MAX_VOLUME = 1 << 56  # what a qcow2 offset can address
 
 def parse_size(text: str, name: str = "size") -> int:
     """Return the bytes that ``text`` names: digits, with K, M, G or T (1024) behind."""
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(text)
     if not match:
         raise InputError(name, f"{text!r} is no size", "give bytes, or a number with K, M, G or T")
     value = int(match[1]) << _FACTOR[match[2].upper()]
@@ -55,7 +55,7 @@ def check_volume_size(value: int, piece: object = "volume size") -> int:
 def parse_time(text: str, name: str = "time") -> np.datetime64:
     """Return an instant given as integer nanoseconds since 1970 UTC, or ISO 8601 with a zone."""
     text = text.strip()
-    if re.fullmatch(r"\d{1,19}", text) and int(text) < 1 << 63:
+    if re.fullmatch(r"[0-9]{1,19}", text) and int(text) < 1 << 63:
         return np.datetime64(int(text), "ns")
     match = _ISO.fullmatch(text)
     if match:
@@ -78,6 +78,8 @@ def parse_time(text: str, name: str = "time") -> np.datetime64:
 
 def format_time(value: object) -> str | None:
     """Return an instant as ISO 8601 in UTC with nanoseconds, or None for none."""
+    # numpy takes a pandas stamp for a datetime, which ends at microseconds.
+    value = value.to_datetime64() if hasattr(value, "to_datetime64") else value
     stamp = np.datetime64(value, "ns")  # type: ignore[call-overload]
     return None if np.isnat(stamp) else f"{np.datetime_as_string(stamp, unit='ns')}Z"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from cbtlab import cli
+from cbtlab.errors import InputError
+from cbtlab.units import parse_size
 
 pytestmark = pytest.mark.skipif(
     bool(factory.missing_tools()), reason=f"needs {', '.join(factory.missing_tools())}"
@@ -386,3 +389,126 @@ def test_a_reader_that_goes_away_is_no_traceback(made: Path) -> None:
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert "Traceback" not in done.stderr
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line.replace("cbtlab", f"{sys.executable} -m cbtlab", 1),
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("case show absent 2>&-", 2),
+        ("case show absent 2>/dev/full", 2),
+        ("case show CASE 2>&-", 0),
+        ("writes CASE --to w.csv 2>/dev/full", 0),
+        ("writes CASE --to v.csv 2>&-", 0),
+        ("case show CASE --json >&-", 2),
+        ("case show CASE >/dev/full", 2),
+        ("case verify CASE >&- 2>&-", 2),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    made: Path, tmp_path: Path, words: str, status: int
+) -> None:
+    done = shell("cbtlab " + words.replace("CASE", str(made)), tmp_path)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr and done.stderr.count("\n") <= 1
+
+
+def test_the_end_by_sigterm_is_as_clean_as_ctrl_c(
+    cbtlab: Callable[..., Answer], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cbtlab.audit.backup import Auditor
+
+    def end(self: Auditor, *words: object) -> None:
+        assert any(path.name.startswith(".out-") for path in tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Auditor, "_store", end)
+    answer = cbtlab("audit", made, "--out", tmp_path / "out")
+    assert answer.status == 143 and answer.err == "cbtlab: terminated\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_nobody_foresaw_is_one_line(
+    cbtlab: Callable[..., Answer], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: object) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr("cbtlab.case.Case.open", broken)
+    answer = cbtlab("case", "show", made)
+    assert answer.status == 2
+    assert "an unexpected fault: ZeroDivisionError: one two; please report it" in answer.err
+
+
+@pytest.mark.parametrize("words", [[], ["case"], ["chain"], ["lab"]])
+def test_a_bare_group_prints_its_help(cbtlab: Callable[..., Answer], words: list[str]) -> None:
+    answer = cbtlab(*words)
+    assert answer.status == 0 and answer.err == ""
+    assert answer.out == cbtlab(*words, "--help").out
+
+
+def test_a_message_has_no_stray_stop(cbtlab: Callable[..., Answer]) -> None:
+    assert cbtlab("case", "show").err.endswith("'CASE'; see 'cbtlab case show --help'\n")
+
+
+@pytest.mark.parametrize(
+    "option", ["--physical", "--physical-bitmap", "--snapshot-bitmap", "--exclude-from"]
+)
+def test_a_pipe_is_refused_and_not_waited_for(made: Path, tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    image = made / "images" / "0000-stored.qcow2"
+    case = tmp_path / "case"
+    shutil.copytree(made, case)
+    for words in (
+        ["case", "add", case, "--snapshot", image, "--stored", image, option, tmp_path / "pipe"],
+        ["writes", tmp_path / "pipe"],
+        ["writes", "/dev/zero"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "cbtlab", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        assert done.returncode == 2 and "is no regular file" in done.stderr
+
+
+def test_an_instant_that_explain_prints_includes_its_event(
+    cbtlab: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """The time has nanoseconds that a stamp of microseconds would cut."""
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    (tmp_path / "w.csv").write_text("time,op,offset,length\n1700000000123456789,write,8192,4096\n")
+    case = tmp_path / "case"
+    size = ["--volume-size", "1M", "--granularity", "4K"]
+    images = ["--snapshot", tmp_path / "disk", "--stored", tmp_path / "disk"]
+    assert cbtlab("case", "create", case, *size).status == 0
+    assert cbtlab("case", "add", case, *images).status == 0
+    assert cbtlab("case", "add", case, *images, "--physical", tmp_path / "w.csv").status == 0
+    words = ["--interval", 1, "--block", 2, "--policy", "union", "--json"]
+    (row,) = cbtlab("explain", case, *words).json["writes"]
+    assert row["time"] == "2023-11-14T22:13:20.123456789Z"
+    assert cbtlab("writes", case, "--json").json["first"] == row["time"]
+    until = cbtlab("replay", case, "--interval", 1, "--until", row["time"], "--json")
+    assert until.json["physical"] == 1
+
+
+@pytest.mark.parametrize("text", ["4 K", " 4K", "4KiB", "4KB", "4B", "4\u212a", "\u0664", "4K\n"])
+def test_a_size_is_digits_and_one_letter(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_size(text)
+    assert parse_size("4K") == parse_size("4k") == 4096 and parse_size("3t") == 3 << 40

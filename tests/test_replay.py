@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -502,3 +503,32 @@ def test_files_where_no_folder_can_be(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError):
             save(merged, merged.document(1), folder)
+
+
+def test_a_kill_never_leaves_a_document_beside_other_bitmaps(tmp_path, monkeypatch):
+    def merged(block):
+        bitmap = Bitmap.from_indices([block], 1 << 20, 4096)
+        return Merged(bitmap, None, None, bitmap)
+
+    class Killed(BaseException):
+        pass
+
+    first, second = merged(1), merged(9)
+    save(first, first.document(1), tmp_path)
+    old, left = Path.replace, []
+
+    def replace(path, target):
+        if not left:
+            raise Killed
+        left.pop()
+        return old(path, target)
+
+    for count in range(5):
+        save(first, first.document(1), tmp_path, force=True)
+        left[:] = [None] * count
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(Path, "replace", replace)
+            save(second, second.document(2), tmp_path, force=True)
+        assert not (tmp_path / "replay.json").exists()
+    save(second, second.document(2), tmp_path, force=True)
+    assert json.loads((tmp_path / "replay.json").read_text())["interval"] == 2
