@@ -290,8 +290,9 @@ def raw_case(folder: Path, granularity: int = 4096) -> Case:
 
 @pytest.mark.parametrize("policy", ["allocated", "extents"])
 def test_without_a_file_system_the_way_out_is_named(tmp_path: Path, policy: str) -> None:
-    with pytest.raises(InputError, match="--policy union"):
+    with pytest.raises(InputError, match="--policy union") as refused:
         audit.run(raw_case(tmp_path), tmp_path / "out", policy)
+    assert "offset" not in str(refused.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -345,3 +346,12 @@ def test_a_case_that_excludes_nothing(office: factory.Recording, tmp_path: Path)
     entry = found.document()["intervals"][1]
     assert entry["snapshot"] is None and entry["carry"] is None and entry["excluded"] == 0
     assert entry["physical"] == entry["master"]
+
+
+def test_a_case_of_which_nothing_was_kept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    case = Case.create(tmp_path / "case", 1 << 20, 4096)
+    case.add(snapshot=tmp_path / "disk", stored=tmp_path / "disk", kept=False)
+    with pytest.raises(InputError, match="no backup that was kept; add one"):
+        audit.run(case, tmp_path / "out", "union")
+    assert not (tmp_path / "out").exists()

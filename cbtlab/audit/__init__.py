@@ -138,6 +138,10 @@ def run(
         raise InputError("policy", f"{policy!r} is unknown", "use one of " + ", ".join(POLICIES))
     if not case.intervals:
         raise InputError(case.path, "has no backup", "add one with: cbtlab case add")
+    if not any(interval.kept for interval in case.intervals):
+        raise InputError(
+            case.path, "has no backup that was kept", "add one with cbtlab case add, not --not-kept"
+        )
     _check_output(case, out, force)
     started = time.time_ns()
     before = _sources(case)

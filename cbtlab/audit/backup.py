@@ -18,6 +18,7 @@ from cbtlab.checks.lost import Losses
 from cbtlab.checks.minimal import minimal
 from cbtlab.errors import InputError
 from cbtlab.exclude import Exclusion, excluded
+from cbtlab.files import VolumeMap
 from cbtlab.images import Image, open_image
 from cbtlab.manifest import Fault
 from cbtlab.phases import written_by_phase
@@ -153,7 +154,7 @@ class Auditor:
         opened = self._opened
         snapshot = opened.enter_context(interval.snapshot())
         stored = opened.enter_context(interval.stored())
-        before, after = mapped(snapshot, self.policy), mapped(stored, self.policy)
+        before, after = _mapped(snapshot, self.policy), _mapped(stored, self.policy)
         exclusion: Exclusion | None = None
         if before is not None and after is not None:
             exclusion = excluded(before, after, list(interval.patterns))
@@ -276,6 +277,16 @@ class Auditor:
                 self._restored[2].close()
                 self._restored[1].unlink()
             self._restored = (m.k, m.restored_path, m.restored)
+
+
+def _mapped(image: Image, policy: str) -> VolumeMap | None:
+    """Map an image; an audit takes no offset, so the way out that it names is another policy."""
+    try:
+        return mapped(image, policy)
+    except InputError as error:
+        if "offset" not in error.remedy:
+            raise
+        raise InputError(error.piece, error.fault, "keep everything with --policy union") from error
 
 
 class _Clock:

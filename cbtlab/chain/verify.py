@@ -102,7 +102,10 @@ def link_faults(
         return [Fault(link.file, _altered(manifest, link, found, size, header))]
     if header is None:
         return [Fault(link.file, "is no qcow2 image")]
-    return [Fault(link.file, fault) for fault in _header_faults(manifest, link, header)]
+    faults = _header_faults(manifest, link, header)
+    if size != link.bytes:
+        faults.append(f"has {size} bytes, and its manifest tells {link.bytes}")
+    return [Fault(link.file, fault) for fault in faults]
 
 
 def mask_faults(folder: Path, manifest: Manifest, link: Link) -> list[Fault]:
