@@ -352,7 +352,7 @@ def main() -> None:
     _open_standard_streams()
     try:
         with _terminable():
-            cli.main(standalone_mode=False)
+            cli.main(prog_name="cbtlab", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
