@@ -15,6 +15,7 @@ import zstandard
 
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
+from cbtlab.folders import require_regular
 from cbtlab.images import Image, differing, image_digest, open_image
 from cbtlab.manifest import file_digest, piece_path
 from cbtlab.qcow2 import write as write_qcow2
@@ -131,6 +132,7 @@ def unpack_bitmap(path: Path, volume_size: int, granularity: int) -> Bitmap:
 
 def _read_bitmap(path: Path, volume_size: int, granularity: int) -> Bitmap:
     wanted = _bitmap_bytes(volume_size, granularity)
+    require_regular(path)
     try:
         with path.open("rb") as file:
             data = file.read(wanted + 1)

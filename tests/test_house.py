@@ -24,7 +24,7 @@ STAGES = (  # a module reads the stages before its own, never one after it
     ("record",),
     ("manifest", "folders", "bitmap", "qcow2", "images"),
     ("writes",),
-    ("pack", "case"),
+    ("pack", "interval", "case"),
     ("gaps", "replay", "phases"),
     ("files", "exclude"),
     ("plan",),

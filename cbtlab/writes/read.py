@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from cbtlab.errors import InputError
+from cbtlab.folders import require_regular
 from cbtlab.writes import native, text
 from cbtlab.writes.schema import empty, normalize
 from cbtlab.writes.skipped import ATTRIBUTE, KEY, LeftOut, left_out
@@ -32,6 +33,7 @@ def iter_writes(
     and ``attrs["next_seq"]`` the number after the last, where the format has them.
     """
     path = Path(path)
+    require_regular(path)
     try:
         with path.open("rb") as file:
             magic = file.read(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,10 @@ def test_a_header_in_another_encoding_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match="text"):
             read_writes(path)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "writes.csv")
+    with pytest.raises(InputError, match="regular"):
+        read_writes(tmp_path / "writes.csv")
