@@ -58,7 +58,7 @@ class LastWrites:
         newest = found.sort_values("time", kind="stable").drop_duplicates("block", keep="last")
         for entry in newest.to_dict("records"):
             block = int(entry["block"])
-            time = np.datetime64(entry["time"], "ns")
+            time = entry["time"].to_datetime64()  # numpy itself would cut it to microseconds
             if block not in self.time or time >= self.time[block]:
                 self.time[block], self.interval[block] = time, interval
                 self.row[block] = {"op": entry["op"], "comm": entry["comm"]}

@@ -85,6 +85,7 @@ def delete(root: Path, excluded: Callable[[str], bool]) -> list[Deleted]:
             continue
         above = os.path.relpath(folder, root)
         links = [n for n in folders if stat.S_ISLNK(os.lstat(n, dir_fd=fd).st_mode)]
+        folders[:] = [n for n in folders if n not in links]  # not entered, and soon gone
         for name in names + links:
             path = name if above == "." else f"{above}/{name}"
             if excluded(path):
