@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One bit a block.  Setting comes from many submits at once and must be cheap
- * for a block that is set already, which is the usual case: a word is read
- * before it is written, so that a busy one stays shared between the CPUs.
+ * One bit a block: memory, and what spans many words.
  */
-#include <linux/bitops.h>
+#include <linux/bitmap.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
-#include <linux/sched.h>
+#include <linux/string.h>
 #include <linux/vmalloc.h>
 
 #include "module.h"
@@ -26,8 +24,9 @@ u64 cbt_bitmap_memory(u64 blocks)
 
 int cbt_bitmap_alloc(struct cbt_bitmap *map, u64 blocks)
 {
+	/* Rather a no than somebody's end for want of memory. */
 	map->words = __vmalloc(cbt_bitmap_memory(blocks),
-			       GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+			       GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL);
 	if (!map->words)
 		return -ENOMEM;
 	map->blocks = blocks;
@@ -40,46 +39,6 @@ void cbt_bitmap_free(struct cbt_bitmap *map)
 	map->words = NULL;
 }
 
-/* Only for a bitmap that no submit sees. */
-void cbt_bitmap_zero(struct cbt_bitmap *map)
-{
-	u64 left = cbt_bitmap_memory(map->blocks);
-	char *at = (char *)map->words;
-
-	while (left) {
-		size_t part = min_t(u64, left, 1 << 20);
-
-		memset(at, 0, part);
-		at += part;
-		left -= part;
-		cond_resched();
-	}
-}
-
-static void set_in_word(unsigned long *word, unsigned long mask)
-{
-	if ((READ_ONCE(*word) & mask) == mask)
-		return;
-	if (mask == ~0UL)
-		WRITE_ONCE(*word, mask);
-	else
-		atomic_long_or(mask, (atomic_long_t *)word);
-}
-
-static void clear_in_word(unsigned long *word, unsigned long mask)
-{
-	if (!(READ_ONCE(*word) & mask))
-		return;
-	if (mask == ~0UL)
-		WRITE_ONCE(*word, 0);
-	else
-		atomic_long_andnot(mask, (atomic_long_t *)word);
-}
-
-/*
- * A whole word is stored and not or-ed: this operation covers all its blocks,
- * so whichever of two concurrent stores comes last is a possible order.
- */
 static void for_words(struct cbt_bitmap *map, u64 first, u64 end,
 		      void (*apply)(unsigned long *word, unsigned long mask))
 {
@@ -94,17 +53,42 @@ static void for_words(struct cbt_bitmap *map, u64 first, u64 end,
 	apply(word, mask & BITMAP_LAST_WORD_MASK(end));
 }
 
-/* Blocks @first to @end - 1; none if @end <= @first, none past the end. */
-void cbt_bitmap_set(struct cbt_bitmap *map, u64 first, u64 end)
+void cbt_bitmap_set_words(struct cbt_bitmap *map, u64 first, u64 end)
 {
 	end = min(end, map->blocks);
 	if (first < end)
-		for_words(map, first, end, set_in_word);
+		for_words(map, first, end, cbt_bitmap_set_in);
 }
 
-void cbt_bitmap_clear(struct cbt_bitmap *map, u64 first, u64 end)
+void cbt_bitmap_clear_words(struct cbt_bitmap *map, u64 first, u64 end)
 {
 	end = min(end, map->blocks);
 	if (first < end)
-		for_words(map, first, end, clear_in_word);
+		for_words(map, first, end, cbt_bitmap_clear_in);
+}
+
+/*
+ * Adds the bits of @bytes, of which the first is byte @offset of the bitmap, a
+ * multiple of a word.  EINVAL: bits past the end.
+ */
+int cbt_bitmap_add(struct cbt_bitmap *map, u64 offset, const u8 *bytes, u64 length)
+{
+	unsigned long *word = map->words + offset / sizeof(long);
+	unsigned int spare = -map->blocks % BITS_PER_BYTE;
+
+	if (spare && offset + length == cbt_bitmap_bytes(map->blocks) &&
+	    bytes[length - 1] >> (BITS_PER_BYTE - spare))
+		return -EINVAL;
+	while (length) {
+		size_t part = min_t(u64, length, sizeof(long));
+		unsigned long mask = 0;
+
+		memcpy(&mask, bytes, part);
+		if (mask)
+			cbt_bitmap_set_in(word, mask);
+		word++;
+		bytes += part;
+		length -= part;
+	}
+	return 0;
 }

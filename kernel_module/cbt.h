@@ -2,11 +2,11 @@
 /*
  * cbt: records which blocks of a volume were written, when and by whom.
  *
- * This header is the whole interface between cbt.ko and user space.  The
- * module makes one character device, /dev/cbt (mode 0600).  ioctl(2) on it
- * attaches, switches, reads and detaches trackers; read(2) and poll(2) take
- * the recorded events.  cbtctl.c and cbtlab/record/kernel_module.py are its
- * two users.
+ * This header and cbt_events.h are the whole interface between cbt.ko and user
+ * space.  The module makes one character device, /dev/cbt (mode 0600).
+ * ioctl(2) on it attaches, switches, reads and detaches trackers; mmap(2) and
+ * poll(2) give the recorded events.  cbtctl and cbtlab/record are its two
+ * users.
  *
  * A tracker follows one volume (a whole disk or a partition) with a bitmap
  * per interval: bit n stands for the bytes [n * granularity, (n + 1) *
@@ -25,8 +25,9 @@
  * of flags without a name here, must be zero, or the call is EINVAL.
  *
  * Errors of every ioctl: ENOTTY unknown call; EFAULT bad pointer; EPERM
- * without CAP_SYS_ADMIN; EINTR a signal came while waiting for another call.
- * A refusal that is not obvious is explained by a line in the kernel log.
+ * without CAP_SYS_ADMIN (as is open); EINTR a signal came while waiting for
+ * another call.  A refusal that is not obvious is explained by a sentence:
+ * CBT_IOC_WHY gives it, and the kernel log has it too.
  */
 #ifndef CBT_H
 #define CBT_H
@@ -34,92 +35,40 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define CBT_VERSION 1
+#include "cbt_events.h"
+
+#define CBT_VERSION 2
 #define CBT_DEVICE "/dev/cbt"
 
 #define CBT_GRANULARITY_MIN 512
 #define CBT_GRANULARITY_MAX (1024 * 1024)
 #define CBT_TRACKERS_MAX 64		/* of one switch call */
-#define CBT_NAME_BYTES 40
-#define CBT_COMM_BYTES 16
 #define CBT_ID_BYTES 16
-
-/* ---- events ---------------------------------------------------------- */
-
-/* cbt_event.op */
-#define CBT_OP_WRITE 1
-#define CBT_OP_WRITE_ZEROES 2
-#define CBT_OP_DISCARD 3
-#define CBT_OP_SECURE_ERASE 4
-#define CBT_OP_END 255		/* closes a saved stream; never from the module */
-
-/* cbt_event.flags: how the write was submitted (the kernel's REQ_*) */
-#define CBT_F_SYNC 0x1
-#define CBT_F_FUA 0x2
-#define CBT_F_PREFLUSH 0x4
-#define CBT_F_META 0x8
-#define CBT_F_PRIO 0x10
-#define CBT_F_RAHEAD 0x20
-#define CBT_F_NOWAIT 0x40
-#define CBT_F_IDLE 0x80
-/*
- * The driver split a write and submitted its remainder again, within the same
- * submit and the same interval: the event before it already covers its range.
- */
-#define CBT_F_REMAINDER 0x10000
-
-/* cbt_event.known: which optional fields hold a value */
-#define CBT_K_INODE 0x1
-#define CBT_K_INODE_OFFSET 0x2
-#define CBT_K_TASK 0x4		/* pid and comm */
-
-/**
- * struct cbt_event - one write-like operation on one tracked volume
- * @seq: counts from 1 over all trackers; a number that no event carries was
- *	dropped because the ring was full
- * @time_ns: CLOCK_MONOTONIC; never falls as @seq rises
- * @offset: bytes from the start of the volume
- * @length: bytes; may reach past the attached size where the volume has grown
- * @inode: of the file whose page cache was written, if CBT_K_INODE
- * @inode_offset: bytes from the start of that file, if CBT_K_INODE_OFFSET
- * @interval: the tracker's interval, in whose bitmap the bits were set
- * @pid: the task that submitted it (a kernel thread for write-back)
- * @flags: CBT_F_*
- * @tracker: its id
- * @op: CBT_OP_*
- * @known: CBT_K_*
- * @comm: the task's name, padded with zeros
- */
-struct cbt_event {
-	__u64 seq;
-	__u64 time_ns;
-	__u64 offset;
-	__u64 length;
-	__u64 inode;
-	__u64 inode_offset;
-	__u32 interval;
-	__u32 pid;
-	__u32 flags;
-	__u16 tracker;
-	__u8 op;
-	__u8 known;
-	char comm[CBT_COMM_BYTES];
-};
-
-/*
- * read(2) gives whole events, oldest first, and takes them out of the ring;
- * one reader at a time makes sense.  It waits for the first event unless
- * O_NONBLOCK.  EINVAL: room for less than one event.  EAGAIN: none there.
- * poll(2): POLLIN while there is an event.
- *
- * There is one ring for all open files: what one program has read, whether it
- * saved it or not, no other gets, and none of it comes again.
- */
+#define CBT_WHY_BYTES 256
 
 /* ---- attach, detach --------------------------------------------------- */
 
 #define CBT_ROLE_PHYSICAL 1
 #define CBT_ROLE_SNAPSHOT 2
+
+/* cbt_attach.flags */
+/*
+ * Go on where a sealed tracker ended: with its @generation and @interval, in
+ * state CBT_S_LOADING until CBT_IOC_LOAD has brought back all of its bits.
+ */
+#define CBT_ATTACH_CONTINUE 0x1
+/* Tell readers (CBT_S_UNCLEAN) that what was tracked before is lost. */
+#define CBT_ATTACH_UNCLEAN 0x2
+/* Only the bitmaps, no events. */
+#define CBT_ATTACH_NO_EVENTS 0x4
+/* One interval, never switched (EINVAL): half the memory.  For snapshots. */
+#define CBT_ATTACH_SINGLE 0x8
+/*
+ * The caller vouches that an exchange of the volume's device-mapper table
+ * leaves its content as it is (LVM does so for lvcreate -s and lvextend):
+ * counted, but no state.
+ */
+#define CBT_ATTACH_TABLES 0x10
 
 /**
  * struct cbt_attach - start to track a volume
@@ -133,11 +82,12 @@ struct cbt_event {
  *	recording onto the tracked volume itself can be refused
  * @role: in: CBT_ROLE_*; only told to readers, both roles work alike
  * @reserved: zero
+ * @flags: in: CBT_ATTACH_*
  * @tracker: out: its id, 1 to 65535, not used twice until CBT_IOC_RING
+ * @generation: in with CBT_ATTACH_CONTINUE, else zero; out
  * @volume_size: out: bytes
  * @bitmap_bytes: out: of one bitmap, ceil(ceil(size / granularity) / 8)
- * @memory: out: bytes of kernel memory that the tracker takes (four bitmaps)
- * @reserved2: zero
+ * @memory: out: bytes of kernel memory that the tracker's bitmaps take
  */
 struct cbt_attach {
 	__u64 path;
@@ -148,8 +98,9 @@ struct cbt_attach {
 	__s32 log_fd;
 	__u8 role;
 	__u8 reserved[3];
+	__u32 flags;
 	__u32 tracker;
-	__u32 reserved2;
+	__u8 generation[CBT_ID_BYTES];
 	__u64 volume_size;
 	__u64 bitmap_bytes;
 	__u64 memory;
@@ -160,33 +111,48 @@ struct cbt_attach {
  * flight meanwhile may not be.  The volume stays open and the module loaded
  * until the tracker is detached: dmsetup remove and rmmod say "busy".
  *
+ * A generation is made from the wall clock and random bytes, never twice: a
+ * bitmap says what changed only within one.
+ *
  * ENOENT, ENOTBLK, ENXIO: no such device.  EINVAL: granularity, role, flags.
  * EOPNOTSUPP: a disk that is neither a bio-based device-mapper volume nor brd
  * (put a device-mapper linear target on top), DAX, or zoned.  ENODATA: an empty
  * device (no table loaded yet).  ELOOP: @log_fd lies on the volume.
  * ENOMEM: the bitmaps cannot be had.  ENOSPC: all 65535 ids are used up.
+ * EEXIST: a tracker of that @generation is attached already.
  * EBUSY: another program has replaced our handler on this disk, or the disk
  * could not be frozen within five seconds.
  */
 #define CBT_IOC_ATTACH _IOWR('C', 0x01, struct cbt_attach)
 
 /*
- * Stops tracking and frees the bitmaps; events stay in the ring.  The
- * argument is the id.  ENOENT: no such tracker.  EBUSY: another program has
- * put its handler over ours (detach that first), or the disk could not be
+ * Stops tracking and frees the bitmaps; events stay in the rings.  The
+ * argument is the id.  ENOENT: no such tracker.  ESTALE: it was sealed, and
+ * the volume was written since: what was saved of it is worth nothing, and
+ * detaching says so once; the second call detaches.  EBUSY: another program
+ * has put its handler over ours (detach that first), or the disk could not be
  * frozen within five seconds; the tracker goes on.
  *
- * To be called while the volume is not suspended: if the tracker is the last
- * that has it open, closing writes back its dirty page cache, and on a
- * suspended volume waits for the resume.
+ * EDEADLK: the volume is suspended: if the tracker is the last that has it
+ * open, closing writes back its dirty page cache, and waits for the resume.
  */
 #define CBT_IOC_DETACH _IOW('C', 0x02, __u32)
+
+/*
+ * Ends recording for good, so that the bitmaps can be saved while the module
+ * watches: not a bit changes any more; a write to the volume is let through
+ * and leaves CBT_S_MISSED.  The argument is the id.  The orderly stop: nobody
+ * uses the volume any more; seal; read the bitmaps and save them durably;
+ * detach, and if that did not say ESTALE, write durably that they are clean.
+ * ENOENT.  EBUSY: the disk could not be frozen.
+ */
+#define CBT_IOC_SEAL _IOW('C', 0x09, __u32)
 
 /* ---- switch ------------------------------------------------------------ */
 
 /* in: for tests: switch although a volume is not suspended, or cannot tell */
 #define CBT_SWITCH_RUNNING 0x1
-/* out: every volume is device-mapper's and was suspended */
+/* out: every volume is device-mapper's and was held suspended */
 #define CBT_SWITCH_SUSPENDED 0x100
 
 /**
@@ -195,6 +161,8 @@ struct cbt_attach {
  *	the stack, topmost first: they are frozen in this order
  * @count: in: 1 to CBT_TRACKERS_MAX
  * @flags: in, out: CBT_SWITCH_*
+ * @wait_ms: in: wait so long until all are suspended, by whomever; 0: they are
+ * @reserved: zero
  * @time_ns: out: CLOCK_MONOTONIC of the switch
  * @seq: out: events of these trackers below it are of the old interval,
  *	those from it on of the new one
@@ -204,35 +172,40 @@ struct cbt_switch {
 	__u64 trackers;
 	__u32 count;
 	__u32 flags;
+	__u32 wait_ms;
+	__u32 reserved;
 	__u64 time_ns;
 	__u64 seq;
 	__u64 frozen_ns;
 };
 
 /*
- * Freezes the volumes, exchanges each tracker's active and frozen bitmaps,
- * raises its interval by one, thaws.  To be called between dmsetup suspend
- * and dmsetup resume: then nothing is in flight, and what waits is marked
- * again, in the new interval, when it is submitted after the resume.  What
- * the frozen bitmaps held before is lost; CBT_IOC_CLEAR beforehand makes the
- * switch short on large volumes.  All trackers switch, or none.
+ * Keeps device-mapper from resuming the volumes, freezes them, exchanges each
+ * tracker's active and frozen bitmaps, raises its interval by one, thaws.  To
+ * be called between dmsetup suspend and dmsetup resume: then nothing is in
+ * flight, and what waits is marked again, in the new interval, when it is
+ * submitted after the resume.  A resume that comes meanwhile waits for the
+ * call; a switch that comes while a resume is under way finds the volume not
+ * suspended.  All trackers switch, or none.
  *
- * The caller alone may resume, and only after the call has returned: while a
- * resume is under way device-mapper still says that the volume is suspended
- * and already lets writes through, so that a switch that races with it is
- * neither refused nor sound, and CBT_SWITCH_SUSPENDED says nothing then.
+ * With @wait_ms the call is made before the suspend and returns when it has
+ * switched: for programs that suspend and resume in one breath (lvcreate -s).
  *
- * ENOENT: no such tracker.  EINVAL: count, flags, one id twice.  EBUSY: a
- * volume is not suspended (and CBT_SWITCH_RUNNING not given), or could not be
- * frozen within five seconds.  EOPNOTSUPP: a volume that is not
- * device-mapper's cannot be suspended, and CBT_SWITCH_RUNNING is not given.
- * EOVERFLOW: the interval is 2^32 - 1.
+ * The frozen bitmaps must have been read, saved and cleared (CBT_IOC_CLEAR):
+ * a switch drops nothing, and takes no longer on a large volume.
+ *
+ * ENOENT: no such tracker.  EINVAL: count, flags, one id twice, a tracker of
+ * one interval.  EEXIST: the frozen bitmaps were not cleared.  ESTALE: sealed.
+ * EBUSY: a volume is not suspended (and CBT_SWITCH_RUNNING not given), or could
+ * not be frozen within five seconds.  ETIMEDOUT: @wait_ms are over.
+ * EOPNOTSUPP: a volume that is not device-mapper's cannot be suspended, and
+ * CBT_SWITCH_RUNNING is not given.  EOVERFLOW: the interval is 2^32 - 1.
  */
 #define CBT_IOC_SWITCH _IOWR('C', 0x03, struct cbt_switch)
 
 /*
- * Zeroes a tracker's frozen bitmaps, when they have been read and saved, so
- * that the next switch need not.  The argument is the id.  ENOENT.
+ * Zeroes a tracker's frozen bitmaps, when they have been read and saved: the
+ * next switch needs them.  The argument is the id.  ENOENT.
  */
 #define CBT_IOC_CLEAR _IOW('C', 0x04, __u32)
 
@@ -275,23 +248,45 @@ struct cbt_bits {
  */
 #define CBT_IOC_BITS _IOWR('C', 0x05, struct cbt_bits)
 
+/*
+ * Brings bits back into the active bitmaps of a tracker in CBT_S_LOADING:
+ * @buffer is read, each of its bits is added.  Parts from front to back, first
+ * all of CBT_BITS_CHANGED, then all of CBT_BITS_DISCARDED; when the last byte
+ * is there CBT_S_LOADING is gone.  Load before the volume is written.
+ * @which CBT_BITS_ACTIVE; @interval is not used; @length at most 1 MiB, and a
+ * multiple of 8 but for the last part of a bitmap.
+ * ENOENT.  EINVAL: a part that is not the next one, pad bits set.  ENODATA:
+ * the tracker is not loading.
+ */
+#define CBT_IOC_LOAD _IOWR('C', 0x0a, struct cbt_bits)
+
 /* ---- state --------------------------------------------------------------- */
 
+/* cbt_info.flags: exchanges of device-mapper tables cannot be seen here */
+#define CBT_I_NO_TABLES 0x1
+
 /**
- * struct cbt_info - the module and its ring
+ * struct cbt_info - the module and its rings
  * @version: CBT_VERSION
  * @event_bytes: sizeof(struct cbt_event)
- * @generation: random, made when the module was loaded and whenever the ring
- *	was set anew; sequence numbers compare only within one
- * @next_seq: the number that the next event will get
- * @recorded: events that went into the ring
+ * @generation: made when the module was loaded and whenever the rings were set
+ *	anew; sequence numbers compare only within one
+ * @next_seq: the number that the next event will get; all events below it are
+ *	in the rings, or were dropped
+ * @recorded: events that went into a ring
  * @dropped: events that did not, for want of room; @next_seq - 1 - @recorded
- * @ring_events: room of the ring
+ * @first_dropped: the lowest number among them, or 0
+ * @last_dropped: the highest number among them, or 0
  * @ring_used: events waiting to be read
  * @monotonic_ns: a pair of clock readings taken together when @generation
  * @realtime_ns:	was made: the anchor of all events' times
  * @trackers: attached now
- * @reserved: zero
+ * @flags: CBT_I_*
+ * @rings: one for each possible CPU
+ * @ring_room: events in each; a power of two
+ * @tails_bytes: of the mapping CBT_MAP_TAILS
+ * @rings_bytes: of the mapping CBT_MAP_RINGS
+ * @slots_offset: of the first slot, bytes from the start of that mapping
  */
 struct cbt_info {
 	__u32 version;
@@ -300,22 +295,36 @@ struct cbt_info {
 	__u64 next_seq;
 	__u64 recorded;
 	__u64 dropped;
-	__u64 ring_events;
+	__u64 first_dropped;
+	__u64 last_dropped;
 	__u64 ring_used;
 	__u64 monotonic_ns;
 	__u64 realtime_ns;
 	__u32 trackers;
-	__u32 reserved;
+	__u32 flags;
+	__u32 rings;
+	__u32 ring_room;
+	__u64 tails_bytes;
+	__u64 rings_bytes;
+	__u64 slots_offset;
 };
 
 #define CBT_IOC_INFO _IOR('C', 0x06, struct cbt_info)
 
 /*
- * Sets the room of the ring in events, 16 to 2^24, forgets what is in it, and
- * begins a new sequence at 1 under a new generation, ids at 1 too.  EINVAL: out of range.
- * EBUSY: a tracker is attached.  ENOMEM.  (At load: ring_events=N.)
+ * Sets the room of all rings together in events, 16 to 2^24 (rounded up to a
+ * power of two for each CPU), forgets what is in them, and begins a new
+ * sequence at 1 under a new generation, ids at 1 too.  EINVAL: out of range.
+ * EBUSY: a tracker is attached, or there is a reader.  ENOMEM.  (At load:
+ * ring_events=N.)
  */
 #define CBT_IOC_RING _IOW('C', 0x07, __u64)
+
+/*
+ * The sentence that explains why the last call through this open file was
+ * refused; empty if it was not.  The argument points to CBT_WHY_BYTES bytes.
+ */
+#define CBT_IOC_WHY _IOR('C', 0x0b, char[CBT_WHY_BYTES])
 
 /* cbt_status.states: sticky, why the next backup may have to be a full one */
 #define CBT_S_GREW 0x1	/* writes past the attached size: see grown_to */
@@ -323,6 +332,12 @@ struct cbt_info {
 #define CBT_S_RUNNING 0x4	/* switched while not suspended */
 #define CBT_S_UNHOOKED 0x8	/* our handler was replaced: writes may go unseen */
 #define CBT_S_GONE 0x10	/* the device was removed */
+#define CBT_S_TABLE 0x20	/* its table was exchanged: content may have changed unseen */
+#define CBT_S_UNCLEAN 0x40	/* attached after a crash: earlier bits are lost */
+#define CBT_S_LOADING 0x80	/* earlier bits are not all back */
+#define CBT_S_MISSED 0x100	/* written after it was sealed */
+/* cbt_status.states: no reason for a full backup */
+#define CBT_S_SEALED 0x10000	/* records no more */
 
 /* in: the tracker with the lowest id that is not below the given one */
 #define CBT_STATUS_NEXT 0x1
@@ -331,7 +346,7 @@ struct cbt_info {
  * struct cbt_status - one tracker
  * @tracker: in, out: id
  * @flags: in: 0 or CBT_STATUS_NEXT
- * @generation: random, made at attach; a bitmap belongs to its generation
+ * @generation: made at attach, or taken over; a bitmap belongs to it
  * @name: of the disk or partition (dm-0)
  * @major: device number of the volume
  * @minor: device number of the volume
@@ -342,6 +357,7 @@ struct cbt_info {
  * @role: CBT_ROLE_*
  * @frozen: 1 if the frozen bitmaps hold interval @interval - 1
  * @reserved: zero
+ * @attach_flags: CBT_ATTACH_*
  * @switches: made since attach
  * @volume_size: bytes, when attached
  * @current_size: bytes, now
@@ -353,6 +369,7 @@ struct cbt_info {
  * @bytes: their lengths added up, remainders left out
  * @discards: of @events, discards and secure erases
  * @remainders: of @events, those marked CBT_F_REMAINDER
+ * @tables: exchanges of its device-mapper table seen
  */
 struct cbt_status {
 	__u32 tracker;
@@ -367,7 +384,8 @@ struct cbt_status {
 	__u32 states;
 	__u8 role;
 	__u8 frozen;
-	__u8 reserved[6];
+	__u8 reserved[2];
+	__u32 attach_flags;
 	__u64 switches;
 	__u64 volume_size;
 	__u64 current_size;
@@ -378,41 +396,10 @@ struct cbt_status {
 	__u64 bytes;
 	__u64 discards;
 	__u64 remainders;
+	__u64 tables;
 };
 
 /* ENOENT: no such tracker, or none from there on. */
 #define CBT_IOC_STATUS _IOWR('C', 0x08, struct cbt_status)
-
-/* ---- a saved stream --------------------------------------------------------
- *
- * What a recorder writes to a file: one header, one descriptor for each
- * tracker, then the events as read(2) gave them, then one event CBT_OP_END:
- * seq = the module's next_seq, offset = events dropped, length = events before
- * it in the file, inode = CRC-32 (zlib's) of all events before it.  A stream
- * without it was cut short.  Little-endian.
- */
-#define CBT_STREAM_MAGIC "CBTWRITE"
-#define CBT_STREAM_VERSION 1
-
-struct cbt_stream_header {
-	char magic[8];
-	__u32 version;
-	__u32 header_bytes;		/* 64 + 64 * trackers */
-	__u32 record_bytes;		/* sizeof(struct cbt_event) */
-	__u32 trackers;
-	__u64 anchor_monotonic_ns;
-	__u64 anchor_realtime_ns;
-	__u8 reserved[24];
-};
-
-struct cbt_stream_tracker {
-	__u32 id;
-	__u8 role;
-	__u8 reserved[3];
-	__u32 granularity;
-	__u32 interval;			/* at attach */
-	__u64 volume_size;
-	char name[CBT_NAME_BYTES];
-};
 
 #endif /* CBT_H */

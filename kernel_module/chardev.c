@@ -11,13 +11,15 @@
 #include <linux/poll.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 #include "module.h"
 
-static unsigned long ring_events = 1 << 17;
+static unsigned long ring_events = 1 << 18;
 module_param(ring_events, ulong, 0444);
-MODULE_PARM_DESC(ring_events, "room for events until they are read (80 bytes each)");
+MODULE_PARM_DESC(ring_events, "room for events of all CPUs until they are read (80 bytes each)");
 
 static int device_of(const struct cbt_attach *call, dev_t *dev)
 {
@@ -37,7 +39,7 @@ static int device_of(const struct cbt_attach *call, dev_t *dev)
 	return err;
 }
 
-static long do_attach(void __user *arg)
+static long do_attach(void __user *arg, struct cbt_why *why)
 {
 	struct cbt_attach call;
 	dev_t dev;
@@ -47,17 +49,17 @@ static long do_attach(void __user *arg)
 		return -EFAULT;
 	err = device_of(&call, &dev);
 	if (!err)
-		err = cbt_tracker_attach(&call, dev);
+		err = cbt_attach(&call, dev, why);
 	if (err)
 		return err;
 	if (copy_to_user(arg, &call, sizeof(call))) {
-		cbt_tracker_detach(call.tracker);
+		cbt_detach(call.tracker, why);
 		return -EFAULT;
 	}
 	return 0;
 }
 
-static long do_switch(void __user *arg)
+static long do_switch(void __user *arg, struct cbt_why *why)
 {
 	struct cbt_switch call;
 	u32 *ids;
@@ -65,33 +67,68 @@ static long do_switch(void __user *arg)
 
 	if (copy_from_user(&call, arg, sizeof(call)))
 		return -EFAULT;
-	if (!call.count || call.count > CBT_TRACKERS_MAX ||
+	if (!call.count || call.count > CBT_TRACKERS_MAX || call.reserved ||
 	    call.flags & ~CBT_SWITCH_RUNNING)
 		return -EINVAL;
 	ids = memdup_user(u64_to_user_ptr(call.trackers), call.count * sizeof(*ids));
 	if (IS_ERR(ids))
 		return PTR_ERR(ids);
-	err = cbt_tracker_switch(&call, ids);
+	err = cbt_switch(&call, ids, why);
 	kfree(ids);
 	if (err)
 		return err;
 	return copy_to_user(arg, &call, sizeof(call)) ? -EFAULT : 0;
 }
 
-static long do_bits(void __user *arg)
+static bool bits_call_valid(const struct cbt_bits *call)
+{
+	return call->which <= CBT_BITS_FROZEN && call->kind <= CBT_BITS_DISCARDED &&
+	       !call->reserved[0] && !call->reserved[1] && !call->reserved2;
+}
+
+static long do_bits(void __user *arg, struct cbt_why *why)
 {
 	struct cbt_bits call;
+	void *buffer;
 	int err;
 
 	if (copy_from_user(&call, arg, sizeof(call)))
 		return -EFAULT;
-	err = cbt_tracker_bits(&call);
+	if (!bits_call_valid(&call))
+		return -EINVAL;
+	call.length = min_t(u64, call.length, CBT_BITS_AT_ONCE);
+	buffer = kvmalloc(max_t(u64, call.length, 1), GFP_KERNEL);
+	if (!buffer)
+		return -ENOMEM;
+	err = cbt_bits_copy(&call, buffer);
+	if (!err && copy_to_user(u64_to_user_ptr(call.buffer), buffer, call.length))
+		err = -EFAULT;
+	kvfree(buffer);
 	if (err)
 		return err;
 	return copy_to_user(arg, &call, sizeof(call)) ? -EFAULT : 0;
 }
 
-static long do_info(void __user *arg)
+static long do_load(void __user *arg, struct cbt_why *why)
+{
+	struct cbt_bits call;
+	void *buffer;
+	int err;
+
+	if (copy_from_user(&call, arg, sizeof(call)))
+		return -EFAULT;
+	if (!bits_call_valid(&call) || call.which != CBT_BITS_ACTIVE ||
+	    !call.length || call.length > CBT_BITS_AT_ONCE)
+		return -EINVAL;
+	buffer = vmemdup_user(u64_to_user_ptr(call.buffer), call.length);
+	if (IS_ERR(buffer))
+		return PTR_ERR(buffer);
+	err = cbt_bits_load(&call, buffer, why);
+	kvfree(buffer);
+	return err;
+}
+
+static long do_info(void __user *arg, struct cbt_why *why)
 {
 	struct cbt_info info;
 	int err = cbt_tracker_info(&info);
@@ -101,7 +138,7 @@ static long do_info(void __user *arg)
 	return copy_to_user(arg, &info, sizeof(info)) ? -EFAULT : 0;
 }
 
-static long do_status(void __user *arg)
+static long do_status(void __user *arg, struct cbt_why *why)
 {
 	struct cbt_status status;
 	int err;
@@ -114,46 +151,73 @@ static long do_status(void __user *arg)
 	return copy_to_user(arg, &status, sizeof(status)) ? -EFAULT : 0;
 }
 
-static long do_ring(void __user *arg)
+static long do_ring(void __user *arg, struct cbt_why *why)
 {
 	u64 events;
 
 	if (copy_from_user(&events, arg, sizeof(events)))
 		return -EFAULT;
-	return cbt_tracker_ring(events);
+	return cbt_reset_rings(events, why);
 }
 
-static long with_id(void __user *arg, int (*call)(u32 id))
+static long with_id(void __user *arg, struct cbt_why *why,
+		    int (*call)(u32 id, struct cbt_why *why))
 {
 	u32 id;
 
 	if (copy_from_user(&id, arg, sizeof(id)))
 		return -EFAULT;
-	return call(id);
+	return call(id, why);
 }
 
-static long dispatch(unsigned int command, void __user *arg)
+static long dispatch(unsigned int command, void __user *arg, struct cbt_why *why)
 {
 	switch (command) {
 	case CBT_IOC_ATTACH:
-		return do_attach(arg);
+		return do_attach(arg, why);
 	case CBT_IOC_DETACH:
-		return with_id(arg, cbt_tracker_detach);
+		return with_id(arg, why, cbt_detach);
+	case CBT_IOC_SEAL:
+		return with_id(arg, why, cbt_seal);
 	case CBT_IOC_SWITCH:
-		return do_switch(arg);
+		return do_switch(arg, why);
 	case CBT_IOC_CLEAR:
-		return with_id(arg, cbt_tracker_clear);
+		return with_id(arg, why, cbt_bits_clear);
 	case CBT_IOC_BITS:
-		return do_bits(arg);
+		return do_bits(arg, why);
+	case CBT_IOC_LOAD:
+		return do_load(arg, why);
 	case CBT_IOC_INFO:
-		return do_info(arg);
+		return do_info(arg, why);
 	case CBT_IOC_RING:
-		return do_ring(arg);
+		return do_ring(arg, why);
 	case CBT_IOC_STATUS:
-		return do_status(arg);
+		return do_status(arg, why);
 	default:
 		return -ENOTTY;
 	}
+}
+
+/* ---- the open file ---- */
+
+/**
+ * struct cbt_file - one opening of /dev/cbt
+ * @lock: of @why
+ * @why: the sentence of its last call, if that was refused
+ */
+struct cbt_file {
+	spinlock_t lock; /* of why */
+	struct cbt_why why;
+};
+
+static long tell_why(struct cbt_file *opened, void __user *arg)
+{
+	struct cbt_why why;
+
+	spin_lock(&opened->lock);
+	why = opened->why;
+	spin_unlock(&opened->lock);
+	return copy_to_user(arg, why.text, sizeof(why.text)) ? -EFAULT : 0;
 }
 
 /*
@@ -162,26 +226,53 @@ static long dispatch(unsigned int command, void __user *arg)
  */
 static long cbt_ioctl(struct file *file, unsigned int command, unsigned long value)
 {
+	struct cbt_file *opened = file->private_data;
+	void __user *arg = (void __user *)value;
+	struct cbt_why why = { };
 	unsigned int noio;
 	long result;
 
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
+	if (command == CBT_IOC_WHY)
+		return tell_why(opened, arg);
 	noio = memalloc_noio_save();
-	result = dispatch(command, (void __user *)value);
+	result = dispatch(command, arg, &why);
 	memalloc_noio_restore(noio);
+	if (!result)
+		why.text[0] = 0;
+	spin_lock(&opened->lock);
+	opened->why = why;
+	spin_unlock(&opened->lock);
 	return result;
 }
 
-static ssize_t cbt_read(struct file *file, char __user *buffer, size_t length,
-			loff_t *position)
+static int cbt_open(struct inode *inode, struct file *file)
 {
-	return cbt_ring_read(file, buffer, length);
+	struct cbt_file *opened;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	opened = kzalloc(sizeof(*opened), GFP_KERNEL);
+	if (!opened)
+		return -ENOMEM;
+	spin_lock_init(&opened->lock);
+	file->private_data = opened;
+	return 0;
+}
+
+static int cbt_release(struct inode *inode, struct file *file)
+{
+	cbt_ring_leave(file);
+	kfree(file->private_data);
+	return 0;
 }
 
 static const struct file_operations cbt_fops = {
 	.owner = THIS_MODULE,
-	.read = cbt_read,
+	.open = cbt_open,
+	.release = cbt_release,
+	.mmap = cbt_ring_mmap,
 	.poll = cbt_ring_poll,
 	.unlocked_ioctl = cbt_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
@@ -197,22 +288,26 @@ static struct miscdevice cbt_device = {
 
 static int __init cbt_init(void)
 {
-	int err = cbt_ring_set(ring_events);
+	struct cbt_why why = { };
+	int err;
 
-	if (err) {
-		pr_err("ring_events=%lu: not from 16 to 2^24, or no memory for it\n",
-		       ring_events);
-		return err;
-	}
-	err = misc_register(&cbt_device);
+	cbt_event_init();
+	err = cbt_ring_set(ring_events, &why);
 	if (err)
+		return err;
+	cbt_table_watch();
+	err = misc_register(&cbt_device);
+	if (err) {
+		cbt_table_unwatch();
 		cbt_ring_free();
+	}
 	return err;
 }
 
 static void __exit cbt_exit(void)
 {
 	misc_deregister(&cbt_device);
+	cbt_table_unwatch();
 	cbt_hook_free_retired();
 	cbt_ring_free();
 }

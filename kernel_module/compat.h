@@ -10,7 +10,15 @@
 #include <linux/blkdev.h>
 #include <linux/err.h>
 #include <linux/file.h>
+#include <linux/mm.h>
 #include <linux/version.h>
+
+/* 6.12 moved it: 5f60d5f6bbc1 "move asm/unaligned.h to linux/unaligned.h". */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#include <linux/unaligned.h>
+#else
+#include <asm/unaligned.h>
+#endif
 
 /*
  * An open block device.  6.9 made it a struct file (f3a608827d1f "bdev: open
@@ -19,6 +27,11 @@
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
 
+/**
+ * struct cbt_bdev - an open block device
+ * @file: what keeps it open
+ * @bdev: itself
+ */
 struct cbt_bdev {
 	struct file *file;
 	struct block_device *bdev;
@@ -40,6 +53,11 @@ static inline void cbt_bdev_close(struct cbt_bdev *open)
 
 #elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
 
+/**
+ * struct cbt_bdev - an open block device
+ * @handle: what keeps it open
+ * @bdev: itself
+ */
 struct cbt_bdev {
 	struct bdev_handle *handle;
 	struct block_device *bdev;
@@ -61,6 +79,10 @@ static inline void cbt_bdev_close(struct cbt_bdev *open)
 
 #else
 
+/**
+ * struct cbt_bdev - an open block device
+ * @bdev: itself
+ */
 struct cbt_bdev {
 	struct block_device *bdev;
 };
@@ -97,5 +119,23 @@ static inline void cbt_drop_bypass(struct block_device_operations *ops)
 	ops->rw_page = NULL;
 #endif
 }
+
+/* From 6.3 on flags change under a lock (bc292ab00f6c "mm: introduce vma->vm_flags wrapper"). */
+static inline void cbt_area_never_writable(struct vm_area_struct *area)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_clear(area, VM_MAYWRITE);
+#else
+	area->vm_flags &= ~VM_MAYWRITE;
+#endif
+}
+
+/*
+ * Exported by dm-mod for its own targets, and declared in a header of theirs
+ * (drivers/md/dm.h) that is not among the installed ones.
+ */
+struct mapped_device;
+void dm_internal_suspend_noflush(struct mapped_device *md);
+void dm_internal_resume(struct mapped_device *md);
 
 #endif /* CBT_COMPAT_H */

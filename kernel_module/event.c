@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a bio is, told as an event: the operation, its range on the disk, how
- * and by whom it was submitted, and the file whose page it writes.
+ * What a bio is, told as a write: how it was submitted, and the file whose
+ * pages it writes.
  */
 #include <linux/bio.h>
 #include <linux/fs.h>
+#include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate.h>
-#include <linux/sched.h>
-#include <linux/string.h>
 
 #include "module.h"
 
+u8 cbt_event_flags[1 << CBT_FLAGS_BITS];
+
 static const struct {
 	blk_opf_t req;
-	u32 flag;
-} flag_names[] = {
+	u8 flag;
+} names[] = {
 	{ REQ_SYNC, CBT_F_SYNC },
 	{ REQ_FUA, CBT_F_FUA },
 	{ REQ_PREFLUSH, CBT_F_PREFLUSH },
@@ -27,71 +28,80 @@ static const struct {
 	{ REQ_IDLE, CBT_F_IDLE },
 };
 
-/* An operation that writes and has no name of its own counts as a write. */
-static u8 op_of(struct bio *bio)
+/* Before the first event. */
+void cbt_event_init(void)
 {
-	switch (bio_op(bio)) {
-	case REQ_OP_WRITE_ZEROES:
-		return CBT_OP_WRITE_ZEROES;
-	case REQ_OP_DISCARD:
-		return CBT_OP_DISCARD;
-	case REQ_OP_SECURE_ERASE:
-		return CBT_OP_SECURE_ERASE;
-	default:
-		return CBT_OP_WRITE;
-	}
+	u32 value, i;
+
+	for (value = 0; value < ARRAY_SIZE(cbt_event_flags); value++)
+		for (i = 0; i < ARRAY_SIZE(names); i++)
+			if (((__force u32)names[i].req >> CBT_FLAGS_LOWEST) & value)
+				cbt_event_flags[value] |= names[i].flag;
 }
 
 /*
- * Only a page under write-back of a file system that lies on this very volume
- * tells the file: direct I/O (REQ_IDLE) may bring pages of any other file, and
- * above a stack the inode number would be another volume's.  The page's own
- * reference keeps neither mapping nor inode, RCU keeps the memory.
+ * The mapping that a page under write-back belongs to, or NULL.  The page's own
+ * reference keeps neither mapping nor inode; RCU, which the caller holds, keeps
+ * the memory.
  */
-static void find_inode(struct cbt_event *event, struct bio *bio)
+static struct address_space *mapping_of(struct folio *folio)
 {
-	struct address_space *mapping;
-	struct bio_vec first;
-	struct inode *inode;
-	struct folio *folio;
-
-	if (bio_op(bio) != REQ_OP_WRITE || !bio_has_data(bio) ||
-	    (bio->bi_opf & REQ_IDLE))
-		return;
-	first = bio_iter_iovec(bio, bio->bi_iter);
-	folio = page_folio(first.bv_page);
 	if (folio_test_anon(folio) || !folio_test_writeback(folio))
-		return;
-	rcu_read_lock();
-	mapping = folio_mapping(folio);
-	inode = mapping ? READ_ONCE(mapping->host) : NULL;
-	if (inode && S_ISREG(inode->i_mode) &&
-	    inode->i_sb->s_bdev == bio->bi_bdev) {
-		event->inode = inode->i_ino;
-		event->inode_offset = folio_pos(folio) + first.bv_offset +
-			folio_page_idx(folio, first.bv_page) * PAGE_SIZE;
-		event->known |= CBT_K_INODE | CBT_K_INODE_OFFSET;
-	}
-	rcu_read_unlock();
+		return NULL;
+	return folio_mapping(folio);
 }
 
-/* False for what does not write: reads, and flushes without data. */
-bool cbt_event_from_bio(struct cbt_event *event, struct bio *bio)
+static u64 place_of(struct folio *folio, const struct bio_vec *part)
 {
-	size_t i;
+	return folio_pos(folio) + part->bv_offset +
+	       (u64)folio_page_idx(folio, part->bv_page) * PAGE_SIZE;
+}
 
-	if (!op_is_write(bio_op(bio)) || !bio->bi_iter.bi_size)
-		return false;
-	memset(event, 0, sizeof(*event));
-	event->offset = (u64)bio->bi_iter.bi_sector << SECTOR_SHIFT;
-	event->length = bio->bi_iter.bi_size;
-	event->op = op_of(bio);
-	for (i = 0; i < ARRAY_SIZE(flag_names); i++)
-		if (bio->bi_opf & flag_names[i].req)
-			event->flags |= flag_names[i].flag;
-	event->pid = current->pid;
-	strscpy_pad(event->comm, current->comm, sizeof(event->comm));
-	event->known = CBT_K_TASK;
-	find_inode(event, bio);
-	return true;
+/*
+ * Only pages under write-back of a file system that lies on this very volume
+ * tell the file: direct I/O (REQ_IDLE) may bring pages of any other file, and
+ * above a stack the inode number would be another volume's.  Some file systems
+ * (f2fs) write several files by one bio, and extents that are neighbours on
+ * the disk need not be in the file: what is not one is not told.
+ */
+static void find_inode(struct cbt_write *write, struct bio *bio)
+{
+	struct address_space *mapping = NULL;
+	struct bvec_iter iter;
+	struct bio_vec part;
+	bool in_order = true;
+	u64 first = 0, done = 0;
+	struct inode *inode;
+
+	bio_for_each_segment(part, bio, iter) {
+		struct folio *folio = page_folio(part.bv_page);
+		struct address_space *its = mapping_of(folio);
+
+		if (!its || (mapping && its != mapping))
+			return;
+		if (!mapping)
+			first = place_of(folio, &part);
+		else if (place_of(folio, &part) != first + done)
+			in_order = false;
+		mapping = its;
+		done += part.bv_len;
+	}
+	inode = mapping ? READ_ONCE(mapping->host) : NULL;
+	if (!inode || !S_ISREG(inode->i_mode) || inode->i_sb->s_bdev != bio->bi_bdev)
+		return;
+	write->inode = inode->i_ino;
+	write->known |= CBT_K_INODE;
+	if (!in_order)
+		return;
+	write->inode_offset = first;
+	write->known |= CBT_K_INODE_OFFSET;
+}
+
+void cbt_write_find_inode(struct cbt_write *write)
+{
+	if (!bio_has_data(write->bio))
+		return;
+	rcu_read_lock();
+	find_inode(write, write->bio);
+	rcu_read_unlock();
 }

@@ -25,8 +25,8 @@
 #include <linux/blk-mq.h>
 #include <linux/hash.h>
 #include <linux/hashtable.h>
-#include <linux/mutex.h>
 #include <linux/rculist.h>
+#include <linux/rcupdate.h>
 #include <linux/slab.h>
 
 #include "module.h"
@@ -36,12 +36,15 @@
 static DEFINE_HASHTABLE(hooks, TABLE_BITS);
 static LIST_HEAD(retired);
 
-/*
- * By the disk and not by container_of() on its operations: another module may
- * have laid a copy of ours over ours.  The caller holds the disk's queue or the
- * tracker lock, and so what is found; RCU is for the others in the bucket.
- */
-static struct cbt_hook *find_hook(struct gendisk *disk)
+/* The last hook of each bucket, so that a submit need not search. */
+static struct cbt_hook *latest[1 << TABLE_BITS];
+
+static struct cbt_hook **latest_of(struct gendisk *disk)
+{
+	return &latest[hash_ptr(disk, TABLE_BITS)];
+}
+
+static noinline struct cbt_hook *search_hook(struct gendisk *disk)
 {
 	struct cbt_hook *hook, *found = NULL;
 
@@ -56,27 +59,55 @@ static struct cbt_hook *find_hook(struct gendisk *disk)
 	return found;
 }
 
+/*
+ * By the disk and not by container_of() on its operations: another module may
+ * have laid a copy of ours over ours.  The caller holds the disk's queue or the
+ * tracker lock, and so what is found; RCU is for the others in the bucket.
+ * Memory of a hook stays, so the latest may be looked at without.
+ */
+static inline struct cbt_hook *find_hook(struct gendisk *disk)
+{
+	struct cbt_hook *hook = READ_ONCE(*latest_of(disk));
+
+	if (likely(hook && READ_ONCE(hook->disk) == disk))
+		return hook;
+	return search_hook(disk);
+}
+
+static void show_hook(struct cbt_hook *hook)
+{
+	hash_add_rcu(hooks, &hook->node, (unsigned long)hook->disk);
+	WRITE_ONCE(*latest_of(hook->disk), hook);
+}
+
+static void hide_hook(struct cbt_hook *hook)
+{
+	hash_del_rcu(&hook->node);
+	if (*latest_of(hook->disk) == hook)
+		WRITE_ONCE(*latest_of(hook->disk), NULL);
+}
+
 static void cbt_submit_bio(struct bio *bio)
 {
 	struct gendisk *disk = bio->bi_bdev->bd_disk;
 	struct cbt_tracker *tracker;
-	struct cbt_event event;
+	struct cbt_write write;
 	struct cbt_hook *hook;
-	u64 epoch = 0;
-	bool again;
 
 	hook = find_hook(disk);
 	if (WARN_ON_ONCE(!hook)) {
 		bio_io_error(bio);
 		return;
 	}
-	if (!cbt_event_from_bio(&event, bio)) {
+	if (!cbt_write_from_bio(&write, bio)) {
 		hook->driver->submit_bio(bio);
 		return;
 	}
-	again = cbt_remainders_take(&hook->remainders, bio, &epoch);
+	write.again = cbt_remainders_take(&hook->remainders, bio, &write.epoch);
+	if (hook->events)
+		cbt_write_describe(&write);
 	list_for_each_entry(tracker, &hook->trackers, on_hook)
-		cbt_tracker_record(tracker, &event, again, epoch);
+		cbt_tracker_record(tracker, &write);
 	hook->driver->submit_bio(bio);
 	/* The bio may be gone; the disk and the hook stay: the queue is held. */
 	cbt_remainders_note(&hook->remainders, disk, hook->epoch);
@@ -86,15 +117,14 @@ static void cbt_submit_bio(struct bio *bio)
  * Waits until no submit is inside the disk, and lets none in.  A limit, since
  * a driver may be waiting for something that the caller holds up.
  */
-int cbt_hook_freeze(struct gendisk *disk)
+int cbt_hook_freeze(struct gendisk *disk, struct cbt_why *why)
 {
 	blk_freeze_queue_start(disk->queue);
 	if (blk_mq_freeze_queue_wait_timeout(disk->queue, CBT_FREEZE_TIMEOUT) > 0)
 		return 0;
 	blk_mq_unfreeze_queue(disk->queue);
-	cbt_err("%s: cannot be frozen: a write is stuck in its driver\n",
-		disk->disk_name);
-	return -EBUSY;
+	return cbt_refuse(why, -EBUSY, "%s: cannot be frozen: a write is stuck in its driver",
+			  disk->disk_name);
 }
 
 void cbt_hook_thaw(struct gendisk *disk)
@@ -127,7 +157,9 @@ found:
 	hook->ops = *disk->fops;
 	hook->ops.submit_bio = cbt_submit_bio;
 	cbt_drop_bypass(&hook->ops);
+	hook->events = false;
 	hook->epoch = 0;
+	atomic64_set(&hook->tables, 0);
 	memset(&hook->remainders, 0, sizeof(hook->remainders));
 	INIT_LIST_HEAD(&hook->trackers);
 	return hook;
@@ -143,8 +175,25 @@ static void retire(struct cbt_hook *hook)
 	list_add(&hook->retired, &retired);
 }
 
+/* With the queue frozen. */
+static void look_for_events(struct cbt_hook *hook)
+{
+	struct cbt_tracker *tracker;
+
+	hook->events = false;
+	list_for_each_entry(tracker, &hook->trackers, on_hook)
+		if (!(tracker->flags & CBT_ATTACH_NO_EVENTS))
+			hook->events = true;
+}
+
+static int refuse_replaced(struct gendisk *disk, struct cbt_why *why)
+{
+	return cbt_refuse(why, -EBUSY, "%s: another module has replaced our write handler",
+			  disk->disk_name);
+}
+
 /* Under the tracker lock. */
-int cbt_hook_add(struct cbt_tracker *tracker)
+int cbt_hook_add(struct cbt_tracker *tracker, struct cbt_why *why)
 {
 	struct gendisk *disk = tracker->open.bdev->bd_disk;
 	struct cbt_hook *hook = find_hook(disk);
@@ -154,25 +203,24 @@ int cbt_hook_add(struct cbt_tracker *tracker)
 	if (first)
 		hook = make_hook(disk);
 	if (!hook)
-		return -ENOMEM;
-	if (!first && !cbt_hook_in_place(hook)) {
-		cbt_err("%s: another module has replaced our write handler\n",
-			disk->disk_name);
-		return -EBUSY;
-	}
+		return cbt_refuse(why, -ENOMEM, "%s: no memory for a hook", disk->disk_name);
+	if (!first && !cbt_hook_in_place(hook))
+		return refuse_replaced(disk, why);
 	if (first)
-		hash_add_rcu(hooks, &hook->node, (unsigned long)disk);
-	err = cbt_hook_freeze(disk);
+		show_hook(hook);
+	err = cbt_hook_freeze(disk, why);
 	if (err) {
 		if (first) {
-			hash_del_rcu(&hook->node);
+			hide_hook(hook);
 			retire(hook);
 		}
 		return err;
 	}
 	tracker->hook = hook;
 	tracker->since = ++hook->epoch;
+	tracker->tables = atomic64_read(&hook->tables);
 	list_add_tail(&tracker->on_hook, &hook->trackers);
+	look_for_events(hook);
 	if (first)
 		WRITE_ONCE(disk->fops, &hook->ops);
 	cbt_hook_thaw(disk);
@@ -180,25 +228,28 @@ int cbt_hook_add(struct cbt_tracker *tracker)
 }
 
 /* Under the tracker lock. */
-int cbt_hook_remove(struct cbt_tracker *tracker)
+int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why)
 {
 	struct cbt_hook *hook = tracker->hook;
 	struct gendisk *disk = hook->disk;
 	bool last = list_is_singular(&hook->trackers);
-	int err = cbt_hook_freeze(disk);
+	int err = cbt_hook_freeze(disk, why);
 
 	if (err)
 		return err;
-	if (last && !cbt_hook_in_place(hook)) {
+	if (last && !cbt_hook_in_place(hook))
+		err = refuse_replaced(disk, why);
+	else
+		err = cbt_tracker_missed(tracker, why);
+	if (err) {
 		cbt_hook_thaw(disk);
-		cbt_err("%s: another module has replaced our write handler\n",
-			disk->disk_name);
-		return -EBUSY;
+		return err;
 	}
 	list_del(&tracker->on_hook);
+	look_for_events(hook);
 	if (last) {
 		WRITE_ONCE(disk->fops, hook->driver);
-		hash_del_rcu(&hook->node);
+		hide_hook(hook);
 	}
 	cbt_hook_thaw(disk);
 	if (last)
@@ -206,11 +257,25 @@ int cbt_hook_remove(struct cbt_tracker *tracker)
 	return 0;
 }
 
-/* At the end of the module, when no tracker is left. */
+/* From a probe: nothing may be waited for. */
+void cbt_hook_table_exchanged(struct gendisk *disk)
+{
+	struct cbt_hook *hook = find_hook(disk);
+
+	if (hook)
+		atomic64_inc(&hook->tables);
+}
+
+/*
+ * At the end of the module, when no tracker is left.  A task that was preempted
+ * between the loads of a disk's operations and of one of them may still use
+ * the copy: it has not slept since.
+ */
 void cbt_hook_free_retired(void)
 {
 	struct cbt_hook *hook, *next;
 
+	synchronize_rcu_tasks();
 	synchronize_rcu();
 	list_for_each_entry_safe(hook, next, &retired, retired)
 		kfree(hook);

@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the objects of cbt.ko share.  From top to bottom: chardev.c takes the
- * calls of user space, tracker.c keeps the trackers, switch.c ends intervals,
- * hook.c stands between the block layer and a driver, event.c tells what a bio
- * is, bitmap.c and ring.c hold what was recorded.
+ * calls of user space, attach.c, bits.c and switch.c carry them out on the
+ * trackers of tracker.c, hook.c stands between the block layer and a driver,
+ * mapper.c and table.c ask device-mapper, event.c tells what a bio is,
+ * bitmap.c and ring.c hold what was recorded.  What every write passes is
+ * inline, in the headers of those.
  *
  * Locks, outermost first:
  *   tracker lock    a mutex in tracker.c: which trackers and hooks there are.
- *                   Held across every call but reading events.
+ *                   Held across every call but those about events.
+ *   dm's suspend    device-mapper's own lock of a volume, taken and left
+ *                   within its functions that mapper.c calls.
  *   frozen queue    what a submit reads (a hook's trackers, their active
  *                   bitmaps and intervals) changes only while the disk's queue
  *                   is frozen; a submit holds a reference on the queue, and so
  *                   needs no lock.  Nothing between freeze and thaw may touch
  *                   user memory; all calls run under memalloc_noio.
- *   ring lock       a spinlock in ring.c; nothing is taken inside.
+ *   ring lock       a mutex in ring.c: who reads, and that the rings stay.
+ *                   A submit needs no lock: it has its CPU's ring to itself
+ *                   while interrupts are off.
  */
 #ifndef CBT_MODULE_H
 #define CBT_MODULE_H
@@ -23,111 +29,63 @@
 #include <linux/blkdev.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/printk.h>
 #include <linux/types.h>
 
+#include "bitmap.h"
 #include "cbt.h"
 #include "compat.h"
+#include "event.h"
+#include "remainder.h"
+#include "ring.h"
+#include "why.h"
 
 #undef pr_fmt
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-/* Why a call was refused.  Anybody's loop of bad calls must not fill the log. */
-#define cbt_err(fmt, ...) pr_err_ratelimited(fmt, ##__VA_ARGS__)
-
 #define CBT_FREEZE_TIMEOUT (5 * HZ)
 
-/* ---- bitmap.c ---- */
+/* ---- generation.c ---- */
 
-/**
- * struct cbt_bitmap - one bit a block, in virtually contiguous memory
- * @words: of which the last may have pad bits, always zero
- * @blocks: bits in use
- *
- * Setting and clearing are atomic; several submits work on it at once.
- */
-struct cbt_bitmap {
-	unsigned long *words;
-	u64 blocks;
-};
+int cbt_generation_make(u8 *generation);
 
-u64 cbt_bitmap_bytes(u64 blocks);
-u64 cbt_bitmap_memory(u64 blocks);
-int cbt_bitmap_alloc(struct cbt_bitmap *map, u64 blocks);
-void cbt_bitmap_free(struct cbt_bitmap *map);
-void cbt_bitmap_zero(struct cbt_bitmap *map);
-void cbt_bitmap_set(struct cbt_bitmap *map, u64 first, u64 end);
-void cbt_bitmap_clear(struct cbt_bitmap *map, u64 first, u64 end);
-
-/* ---- ring.c ---- */
-
-struct file;
-struct poll_table_struct;
-
-int cbt_ring_set(u64 events);
-void cbt_ring_free(void);
-void cbt_ring_push(struct cbt_event *event);
-void cbt_ring_info(struct cbt_info *info);
-u64 cbt_ring_next_seq(u64 *time_ns);
-ssize_t cbt_ring_read(struct file *file, char __user *buffer, size_t length);
-__poll_t cbt_ring_poll(struct file *file, struct poll_table_struct *wait);
-
-/* ---- event.c ---- */
-
-bool cbt_event_from_bio(struct cbt_event *event, struct bio *bio);
-
-/* ---- suspended.c ---- */
+/* ---- mapper.c ---- */
 
 struct attribute;
 struct kernfs_node;
 struct kobject;
+struct mapped_device;
 
 /**
- * struct cbt_suspended - where device-mapper tells whether a disk is suspended
+ * struct cbt_mapper - a disk as device-mapper knows it
+ * @md: it, with a reference; NULL: not device-mapper's
  * @node: the folder "dm" of the disk in sysfs, held
  * @kobject: behind @node
  * @attribute: "suspended" in it
  * @page: its answer
+ * @held: cannot be resumed until cbt_mapper_release
  */
-struct cbt_suspended {
+struct cbt_mapper {
+	struct mapped_device *md;
 	struct kernfs_node *node;
 	struct kobject *kobject;
 	struct attribute *attribute;
 	char *page;
+	bool held;
 };
 
-int cbt_suspended_open(struct cbt_suspended *state, struct gendisk *disk);
-bool cbt_suspended_ask(struct cbt_suspended *state);
-void cbt_suspended_close(struct cbt_suspended *state);
+int cbt_mapper_open(struct cbt_mapper *mapper, struct gendisk *disk);
+bool cbt_mapper_suspended(struct cbt_mapper *mapper);
+void cbt_mapper_hold(struct cbt_mapper *mapper);
+void cbt_mapper_release(struct cbt_mapper *mapper);
+void cbt_mapper_close(struct cbt_mapper *mapper);
 
-/* ---- remainder.c ---- */
+/* ---- table.c ---- */
 
-#define CBT_REMAINDERS 64	/* a power of two */
-
-/**
- * struct cbt_remainder - a bio that its driver submitted again, until it comes
- * @bio: NULL where the slot is free; claimed by cmpxchg
- * @task: in whose bio_list it waits
- * @epoch: of the hook when the bio was first seen
- */
-struct cbt_remainder {
-	struct bio *bio;
-	struct task_struct *task;
-	u64 epoch;
-};
-
-/**
- * struct cbt_remainders - all of a hook
- * @waiting: slots in use; zero lets an ordinary submit skip the search
- * @slots: a hash by the bio's address
- */
-struct cbt_remainders {
-	atomic_t waiting;
-	struct cbt_remainder slots[CBT_REMAINDERS];
-};
-
-void cbt_remainders_note(struct cbt_remainders *all, struct gendisk *disk, u64 epoch);
-bool cbt_remainders_take(struct cbt_remainders *all, struct bio *bio, u64 *epoch);
+void cbt_table_watch(void);
+void cbt_table_unwatch(void);
+bool cbt_table_watched(void);
 
 /* ---- hook.c ---- */
 
@@ -135,12 +93,14 @@ bool cbt_remainders_take(struct cbt_remainders *all, struct bio *bio, u64 *epoch
  * struct cbt_hook - the alternate write handler of one disk
  * @node: in the table by disk; added and taken off under the tracker lock,
  *	searched under RCU
- * @retired: in the list of hooks that are no longer installed
+ * @retired: in the list of hooks that are no longer installed; tracker lock
  * @disk: held open by the trackers
  * @driver: the driver's own operations, put back at the end
  * @ops: the copy that the disk points to meanwhile
  * @trackers: of this disk; changes only while the queue is frozen
+ * @events: whether one of them wants events; likewise
  * @epoch: counts attaches and switches on this disk; likewise
+ * @tables: exchanges of the disk's device-mapper table; atomic
  * @remainders: bios that were split and will be seen again
  */
 struct cbt_hook {
@@ -150,17 +110,20 @@ struct cbt_hook {
 	const struct block_device_operations *driver;
 	struct block_device_operations ops;
 	struct list_head trackers;
+	bool events;
 	u64 epoch;
+	atomic64_t tables;
 	struct cbt_remainders remainders;
 };
 
 struct cbt_tracker;
 
-int cbt_hook_add(struct cbt_tracker *tracker);
-int cbt_hook_remove(struct cbt_tracker *tracker);
+int cbt_hook_add(struct cbt_tracker *tracker, struct cbt_why *why);
+int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why);
 bool cbt_hook_in_place(struct cbt_hook *hook);
-int cbt_hook_freeze(struct gendisk *disk);
+int cbt_hook_freeze(struct gendisk *disk, struct cbt_why *why);
 void cbt_hook_thaw(struct gendisk *disk);
+void cbt_hook_table_exchanged(struct gendisk *disk);
 void cbt_hook_free_retired(void);
 
 /* ---- tracker.c ---- */
@@ -169,10 +132,26 @@ void cbt_hook_free_retired(void);
  * struct cbt_bits_pair - what is kept of one interval
  * @changed: blocks written in any way
  * @discarded: whole blocks whose last operation was a discard
+ * @discards: whether there is one in @discarded; never false too late
  */
 struct cbt_bits_pair {
 	struct cbt_bitmap changed;
 	struct cbt_bitmap discarded;
+	bool discards;
+};
+
+/**
+ * struct cbt_counts - one CPU's part of a tracker's counts
+ * @events: operations recorded
+ * @bytes: their lengths, remainders left out
+ * @discards: of @events
+ * @remainders: of @events
+ */
+struct cbt_counts {
+	u64 events;
+	u64 bytes;
+	u64 discards;
+	u64 remainders;
 };
 
 /**
@@ -182,27 +161,29 @@ struct cbt_bits_pair {
  * @open: the volume, held open for reading
  * @hook: shared with the other trackers of its disk
  * @on_hook: in @hook->trackers; frozen queue
- * @generation: random, of this attachment
+ * @generation: of its bitmaps
  * @name: of the volume
  * @role: CBT_ROLE_*
  * @shift: log2 of the granularity
+ * @flags: CBT_ATTACH_*
  * @start: of the volume on its disk, bytes
  * @size: of the volume when attached, bytes
  * @partition: whether the volume is a part of its disk
+ * @sealed: records no more; frozen queue
+ * @told: that a sealed tracker's volume was written; tracker lock
  * @first_interval: as given at attach
  * @interval: current; frozen queue
  * @active: index into @bits of the current interval's; frozen queue
  * @since: @hook->epoch at attach or the last switch; frozen queue
- * @bits: the two intervals' bitmaps
+ * @bits: the two intervals' bitmaps; with CBT_ATTACH_SINGLE only the first
+ * @loaded: bytes of bitmaps that were brought back; tracker lock
  * @frozen: the other pair of @bits holds @interval - 1; tracker lock
- * @dirty: the other pair of @bits is not all zero; tracker lock
+ * @dirty: bytes of that pair that are still to be cleared; tracker lock
  * @switches: made; tracker lock
+ * @tables: @hook->tables at attach
  * @states: CBT_S_*, sticky, atomic
  * @grown_to: see struct cbt_status
- * @events: operations recorded
- * @bytes: their lengths, remainders left out
- * @discards: of @events
- * @remainders: of @events
+ * @counts: a CPU each
  */
 struct cbt_tracker {
 	u32 id;
@@ -214,42 +195,57 @@ struct cbt_tracker {
 	char name[CBT_NAME_BYTES];
 	u8 role;
 	u8 shift;
+	u32 flags;
 	u64 start;
 	u64 size;
 	bool partition;
+	bool sealed;
+	bool told;
 	u32 first_interval;
 	u32 interval;
 	unsigned int active;
 	u64 since;
 	struct cbt_bits_pair bits[2];
+	u64 loaded;
 	bool frozen;
-	bool dirty;
+	u64 dirty;
 	u64 switches;
+	s64 tables;
 	atomic_t states;
 	atomic64_t grown_to;
-	atomic64_t events;
-	atomic64_t bytes;
-	atomic64_t discards;
-	atomic64_t remainders;
+	struct cbt_counts __percpu *counts;
 };
 
-void cbt_tracker_record(struct cbt_tracker *tracker, const struct cbt_event *whole,
-			bool again, u64 epoch);
-int cbt_tracker_attach(struct cbt_attach *call, dev_t dev);
-int cbt_tracker_detach(u32 id);
-int cbt_tracker_bits(struct cbt_bits *call);
+/* The tracker lock, and what is looked up under it. */
+extern struct mutex cbt_tracker_lock;
+extern struct list_head cbt_trackers;
+struct cbt_tracker *cbt_tracker_find(u32 id);
+
+void cbt_tracker_record(struct cbt_tracker *tracker, const struct cbt_write *write);
+u64 cbt_tracker_blocks(const struct cbt_tracker *tracker);
+u64 cbt_tracker_memory(const struct cbt_tracker *tracker);
+void cbt_tracker_look(struct cbt_tracker *tracker);
+int cbt_tracker_missed(struct cbt_tracker *tracker, struct cbt_why *why);
 int cbt_tracker_status(struct cbt_status *status);
 int cbt_tracker_info(struct cbt_info *info);
-int cbt_tracker_ring(u64 events);
 
-/* Within the tracker lock: for switch.c. */
-extern struct mutex cbt_tracker_lock;
-struct cbt_tracker *cbt_tracker_find(u32 id);
-void cbt_tracker_look(struct cbt_tracker *tracker);
+/* ---- attach.c ---- */
+
+int cbt_attach(struct cbt_attach *call, dev_t dev, struct cbt_why *why);
+int cbt_detach(u32 id, struct cbt_why *why);
+int cbt_seal(u32 id, struct cbt_why *why);
+int cbt_reset_rings(u64 events, struct cbt_why *why);
+
+/* ---- bits.c ---- */
+
+#define CBT_BITS_AT_ONCE 0x100000
+
+int cbt_bits_copy(struct cbt_bits *call, void *buffer);
+int cbt_bits_load(const struct cbt_bits *call, const void *buffer, struct cbt_why *why);
+int cbt_bits_clear(u32 id, struct cbt_why *why);
 
 /* ---- switch.c ---- */
 
-int cbt_tracker_switch(struct cbt_switch *call, const u32 *ids);
-int cbt_tracker_clear(u32 id);
+int cbt_switch(struct cbt_switch *call, const u32 *ids, struct cbt_why *why);
 
 #endif /* CBT_MODULE_H */

@@ -5,10 +5,12 @@
  * When a driver's handler returns, what it submitted meanwhile waits in the
  * task's bio_list, and will be submitted by this task before it goes on.  What
  * waits there for the disk itself is the remainder of the bio just handled.
- * It is noted here until it arrives; it cannot be freed before, so its address
- * is good for exactly that long.
+ * It is noted here until it arrives: the same bio, in the same task and list,
+ * for the same range.
  *
- * No slot free: the remainder passes as a write of its own, which is true too.
+ * One that never arrives (a NOWAIT bio that would have had to wait) leaves its
+ * slot behind; the next that needs it takes it.  A remainder whose slot is
+ * taken passes as a write of its own, which is true too.
  */
 #include <linux/bio.h>
 #include <linux/hash.h>
@@ -17,7 +19,9 @@
 
 #include "module.h"
 
-#define PROBES 8
+#define PROBES 4
+/* In a slot whose owner is filling it. */
+#define FILLING ((struct bio *)1)
 
 static struct cbt_remainder *slot_at(struct cbt_remainders *all, struct bio *bio,
 				     unsigned int probe)
@@ -27,53 +31,65 @@ static struct cbt_remainder *slot_at(struct cbt_remainders *all, struct bio *bio
 	return &all->slots[at % CBT_REMAINDERS];
 }
 
-static void note(struct cbt_remainders *all, struct bio *bio, u64 epoch)
+/* A free slot, or the first one: its bio may have gone long ago. */
+static struct cbt_remainder *claim(struct cbt_remainders *all, struct bio *bio)
 {
+	struct cbt_remainder *slot;
+	struct bio *old;
 	unsigned int probe;
 
 	for (probe = 0; probe < PROBES; probe++) {
-		struct cbt_remainder *slot = slot_at(all, bio, probe);
-
-		if (cmpxchg(&slot->bio, NULL, bio))
-			continue;
-		slot->task = current;
-		slot->epoch = epoch;
-		atomic_inc(&all->waiting);
-		return;
+		slot = slot_at(all, bio, probe);
+		if (!READ_ONCE(slot->bio) && !cmpxchg(&slot->bio, NULL, FILLING)) {
+			atomic_inc(&all->used);
+			return slot;
+		}
 	}
+	slot = slot_at(all, bio, 0);
+	old = READ_ONCE(slot->bio);
+	if (!old || old == FILLING || cmpxchg(&slot->bio, old, FILLING) != old)
+		return NULL;
+	return slot;
 }
 
-/* After the driver's handler: notes what it submitted to @disk itself. */
-void cbt_remainders_note(struct cbt_remainders *all, struct gendisk *disk, u64 epoch)
+void cbt_remainders_add(struct cbt_remainders *all, struct bio *bio, u64 epoch)
 {
-	struct bio *bio;
+	struct cbt_remainder *slot;
 
-	if (!current->bio_list)
+	if (!op_is_write(bio_op(bio)))
 		return;
-	bio_list_for_each(bio, &current->bio_list[0])
-		if (bio->bi_bdev->bd_disk == disk && op_is_write(bio_op(bio)))
-			note(all, bio, epoch);
+	slot = claim(all, bio);
+	if (!slot)
+		return;
+	slot->task = current;
+	slot->list = current->bio_list;
+	slot->sector = bio->bi_iter.bi_sector;
+	slot->size = bio->bi_iter.bi_size;
+	slot->epoch = epoch;
+	/* Pairs with the acquire in find: whoever sees the bio sees the rest. */
+	smp_store_release(&slot->bio, bio);
 }
 
-/* Before the driver's handler: was @bio noted, and at which epoch? */
-bool cbt_remainders_take(struct cbt_remainders *all, struct bio *bio, u64 *epoch)
+bool cbt_remainders_find(struct cbt_remainders *all, struct bio *bio, u64 *epoch)
 {
 	unsigned int probe;
-	bool ours;
 
-	if (!atomic_read(&all->waiting))
-		return false;
 	for (probe = 0; probe < PROBES; probe++) {
 		struct cbt_remainder *slot = slot_at(all, bio, probe);
+		bool same;
 
-		if (READ_ONCE(slot->bio) != bio)
+		/* Pairs with the release in add: what follows is of this one. */
+		if (smp_load_acquire(&slot->bio) != bio)
 			continue;
 		*epoch = slot->epoch;
-		ours = slot->task == current;
-		atomic_dec(&all->waiting);
-		/* Whoever claims the slot next must not be read by us. */
-		smp_store_release(&slot->bio, NULL);
-		return ours;
+		same = slot->task == current && slot->list == current->bio_list &&
+		       slot->sector == bio->bi_iter.bi_sector &&
+		       slot->size == bio->bi_iter.bi_size;
+		/* Still ours?  Then what was read belongs together. */
+		if (cmpxchg(&slot->bio, bio, NULL) != bio)
+			return false;
+		atomic_dec(&all->used);
+		return same;
 	}
 	return false;
 }

@@ -1,25 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The events of all trackers, in one sequence, until they are read.
- *
- * A bounded ring.  Numbers and times are given under the ring lock, so they
- * rise together, and an event that finds no room uses up its number: a gap in
- * the numbers is a loss, and the count of drops is exact.  The bitmaps do not
- * depend on any of this.
- *
- * head and tail count events and are never reduced to the ring's room; both
- * change under the ring lock.  A slot between them belongs to the reader, who
- * copies it without the lock: tail moves only afterwards.
+ * The rings: made, counted, mapped and polled.  See ring.h for how events get
+ * in.
  */
+#include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/ktime.h>
+#include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
-#include <linux/random.h>
-#include <linux/spinlock.h>
-#include <linux/timekeeping.h>
-#include <linux/uaccess.h>
+#include <linux/smp.h>
+#include <linux/stop_machine.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
 
@@ -27,170 +19,230 @@
 
 #define RING_MIN 16
 #define RING_MAX 0x1000000
+#define QUIET_TRIES 64
 
-static struct {
-	spinlock_t lock;	/* everything below but slots and room */
-	struct mutex reader;	/* one read at a time; the room changes under it */
-	wait_queue_head_t wait;
-	struct cbt_event *slots;
-	u64 room;
-	u64 head;
-	u64 tail;
-	u64 next_seq;
-	u64 dropped;
-	u64 monotonic_ns;
-	u64 realtime_ns;
-	u8 generation[CBT_ID_BYTES];
-} ring = {
-	.lock = __SPIN_LOCK_UNLOCKED(ring.lock),
-	.reader = __MUTEX_INITIALIZER(ring.reader),
-	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(ring.wait),
+struct cbt_ring_state cbt_rings = {
+	.lock = __MUTEX_INITIALIZER(cbt_rings.lock),
+	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(cbt_rings.wait),
 };
 
-/* Begins a new sequence.  Only while no tracker is attached. */
-int cbt_ring_set(u64 events)
+/* What waits in a ring; a full one if its reader's tail makes no sense. */
+static u32 used(unsigned int cpu, u64 head)
 {
-	struct cbt_event *slots, *old;
-	u8 generation[CBT_ID_BYTES];
+	u64 count = head - READ_ONCE(cbt_rings.tails[cpu].tail);
 
-	if (events < RING_MIN || events > RING_MAX)
-		return -EINVAL;
-	if (events * sizeof(*slots) > (u64)si_mem_available() << PAGE_SHIFT)
-		return -ENOMEM;
-	slots = __vmalloc(events * sizeof(*slots),
-			  GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
-	if (!slots)
-		return -ENOMEM;
-	get_random_bytes(generation, sizeof(generation));
-	mutex_lock(&ring.reader);
-	spin_lock_irq(&ring.lock);
-	memcpy(ring.generation, generation, sizeof(generation));
-	old = ring.slots;
-	ring.slots = slots;
-	ring.room = events;
-	ring.head = 0;
-	ring.tail = 0;
-	ring.next_seq = 1;
-	ring.dropped = 0;
-	ring.monotonic_ns = ktime_get_ns();
-	ring.realtime_ns = ktime_get_real_ns();
-	spin_unlock_irq(&ring.lock);
-	mutex_unlock(&ring.reader);
-	vfree(old);
-	return 0;
+	return min_t(u64, count, cbt_rings.room);
 }
 
-void cbt_ring_free(void)
+/* By begin, for want of room. */
+void cbt_ring_drop(struct cbt_ring *ring, u64 seq)
 {
-	vfree(ring.slots);
-}
-
-/*
- * Gives @event its number and time, and keeps it if there is room.  A reader
- * is woken when the ring was empty: it goes on until it is empty again.
- */
-void cbt_ring_push(struct cbt_event *event)
-{
-	unsigned long flags;
-	bool wake = false;
-
-	spin_lock_irqsave(&ring.lock, flags);
-	event->seq = ring.next_seq++;
-	event->time_ns = ktime_get_ns();
-	if (ring.head - ring.tail < ring.room) {
-		ring.slots[ring.head % ring.room] = *event;
-		wake = ring.head == ring.tail;
-		WRITE_ONCE(ring.head, ring.head + 1);
-	} else {
-		ring.dropped++;
-	}
-	spin_unlock_irqrestore(&ring.lock, flags);
-	if (wake)
-		wake_up_interruptible(&ring.wait);
+	if (!ring->dropped)
+		WRITE_ONCE(ring->first_dropped, seq);
+	WRITE_ONCE(ring->last_dropped, seq);
+	WRITE_ONCE(ring->dropped, ring->dropped + 1);
+	/* Whoever sees no pending sees the drop. */
+	smp_store_release(&ring->pending, 0);
 }
 
 /* The instant of a switch, in both orders. */
 u64 cbt_ring_next_seq(u64 *time_ns)
 {
-	u64 seq;
-
-	spin_lock_irq(&ring.lock);
-	seq = ring.next_seq;
 	*time_ns = ktime_get_ns();
-	spin_unlock_irq(&ring.lock);
-	return seq;
+	return atomic64_read(cbt_ring_counter());
 }
 
-/* Never waits for a reader: it may be stuck on a volume that is suspended. */
+/* ---- making and counting ---- */
+
+static void forget(struct cbt_shared *shared, struct cbt_tail *tails)
+{
+	vfree(shared);
+	vfree(tails);
+}
+
+/* Under the tracker lock, while no tracker is attached: begins a new sequence. */
+int cbt_ring_set(u64 events, struct cbt_why *why)
+{
+	u64 slots_offset = PAGE_ALIGN(sizeof(struct cbt_shared) +
+				      nr_cpu_ids * sizeof(struct cbt_ring));
+	u64 tails_bytes = PAGE_ALIGN(nr_cpu_ids * sizeof(struct cbt_tail));
+	u8 generation[CBT_ID_BYTES];
+	struct cbt_shared *shared = NULL;
+	struct cbt_tail *tails = NULL;
+	u64 room, bytes;
+	int err;
+
+	if (events < RING_MIN || events > RING_MAX)
+		return cbt_refuse(why, -EINVAL, "ring: room for %llu events: not from 16 to 2^24",
+				  events);
+	room = roundup_pow_of_two(DIV_ROUND_UP_ULL(events, nr_cpu_ids));
+	bytes = PAGE_ALIGN(slots_offset + nr_cpu_ids * room * sizeof(struct cbt_event));
+	err = cbt_generation_make(generation);
+	if (err)
+		return err;
+	if (bytes <= (u64)si_mem_available() << PAGE_SHIFT) {
+		shared = vmalloc_user(bytes);
+		tails = vmalloc_user(tails_bytes);
+	}
+	if (!shared || !tails) {
+		forget(shared, tails);
+		return cbt_refuse(why, -ENOMEM, "ring: %llu bytes of memory cannot be had", bytes);
+	}
+	mutex_lock(&cbt_rings.lock);
+	if (cbt_rings.reader) {
+		mutex_unlock(&cbt_rings.lock);
+		forget(shared, tails);
+		return cbt_refuse(why, -EBUSY, "ring: there is a reader");
+	}
+	swap(cbt_rings.shared, shared);
+	swap(cbt_rings.tails, tails);
+	cbt_rings.slots = (void *)cbt_rings.shared + slots_offset;
+	cbt_rings.slots_offset = slots_offset;
+	cbt_rings.shared_bytes = bytes;
+	cbt_rings.tails_bytes = tails_bytes;
+	cbt_rings.room = room;
+	memcpy(cbt_rings.generation, generation, sizeof(generation));
+	cbt_rings.monotonic_ns = ktime_get_ns();
+	cbt_rings.realtime_ns = ktime_get_real_ns();
+	atomic64_set(cbt_ring_counter(), 1);
+	mutex_unlock(&cbt_rings.lock);
+	forget(shared, tails);
+	return 0;
+}
+
+void cbt_ring_free(void)
+{
+	forget(cbt_rings.shared, cbt_rings.tails);
+}
+
+/* Adds up what the rings say; false if an event was put in meanwhile. */
+static bool add_up(struct cbt_info *info)
+{
+	unsigned int cpu;
+
+	info->dropped = 0;
+	info->first_dropped = 0;
+	info->last_dropped = 0;
+	info->ring_used = 0;
+	info->next_seq = atomic64_read(cbt_ring_counter());
+	smp_rmb(); /* the counter before the pendings */
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
+		struct cbt_ring *ring = &cbt_rings.shared->ring[cpu];
+		u64 first, last;
+
+		/* Pairs with the releases of begin and commit. */
+		if (smp_load_acquire(&ring->pending))
+			return false;
+		first = READ_ONCE(ring->first_dropped);
+		last = READ_ONCE(ring->last_dropped);
+		if (first && (!info->first_dropped || first < info->first_dropped))
+			info->first_dropped = first;
+		info->last_dropped = max(info->last_dropped, last);
+		info->dropped += READ_ONCE(ring->dropped);
+		info->ring_used += used(cpu, READ_ONCE(ring->head));
+	}
+	smp_rmb(); /* all of it before the counter once more */
+	return info->next_seq == atomic64_read(cbt_ring_counter());
+}
+
+static int add_up_alone(void *info)
+{
+	add_up(info);
+	return 0;
+}
+
+/*
+ * All counts of one moment.  Usually there is one in which nobody writes; if
+ * not, the CPUs are stopped for one.  Never waits for a reader: it may be stuck
+ * on a volume that is suspended.  Under the tracker lock: the rings stay.
+ */
 void cbt_ring_info(struct cbt_info *info)
 {
+	int tries = QUIET_TRIES;
+
 	info->version = CBT_VERSION;
 	info->event_bytes = sizeof(struct cbt_event);
-	spin_lock_irq(&ring.lock);
-	memcpy(info->generation, ring.generation, CBT_ID_BYTES);
-	info->next_seq = ring.next_seq;
-	info->dropped = ring.dropped;
-	info->recorded = ring.next_seq - 1 - ring.dropped;
-	info->ring_events = ring.room;
-	info->ring_used = ring.head - ring.tail;
-	info->monotonic_ns = ring.monotonic_ns;
-	info->realtime_ns = ring.realtime_ns;
-	spin_unlock_irq(&ring.lock);
-}
-
-static bool ring_empty(void)
-{
-	return READ_ONCE(ring.head) == READ_ONCE(ring.tail);
-}
-
-/* Copies up to @count events that lie side by side; returns how many. */
-static ssize_t take_span(char __user *buffer, size_t count)
-{
-	u64 at = ring.tail % ring.room;
-	u64 used;
-
-	spin_lock_irq(&ring.lock);
-	used = ring.head - ring.tail;
-	spin_unlock_irq(&ring.lock);
-	count = min3((u64)count, used, ring.room - at);
-	if (copy_to_user(buffer, ring.slots + at, count * sizeof(*ring.slots)))
-		return -EFAULT;
-	spin_lock_irq(&ring.lock);
-	ring.tail += count;
-	spin_unlock_irq(&ring.lock);
-	return count;
-}
-
-ssize_t cbt_ring_read(struct file *file, char __user *buffer, size_t length)
-{
-	size_t want = length / sizeof(struct cbt_event);
-	size_t done = 0;
-	ssize_t got;
-
-	if (!want)
-		return -EINVAL;
-	for (;;) {
-		if (mutex_lock_interruptible(&ring.reader))
-			return -ERESTARTSYS;
-		if (!ring_empty())
-			break;
-		mutex_unlock(&ring.reader);
-		if (file->f_flags & O_NONBLOCK)
-			return -EAGAIN;
-		if (wait_event_interruptible(ring.wait, !ring_empty()))
-			return -ERESTARTSYS;
+	memcpy(info->generation, cbt_rings.generation, CBT_ID_BYTES);
+	info->monotonic_ns = cbt_rings.monotonic_ns;
+	info->realtime_ns = cbt_rings.realtime_ns;
+	info->rings = nr_cpu_ids;
+	info->ring_room = cbt_rings.room;
+	info->tails_bytes = cbt_rings.tails_bytes;
+	info->rings_bytes = cbt_rings.shared_bytes;
+	info->slots_offset = cbt_rings.slots_offset;
+	while (tries && !add_up(info)) {
+		tries--;
+		cpu_relax();
 	}
-	do {
-		got = take_span(buffer + done * sizeof(struct cbt_event), want - done);
-		if (got > 0)
-			done += got;
-	} while (got > 0 && done < want);
-	mutex_unlock(&ring.reader);
-	return done ? done * sizeof(struct cbt_event) : got;
+	if (!tries)
+		stop_machine(add_up_alone, info, NULL);
+	info->recorded = info->next_seq - 1 - info->dropped;
 }
 
+/* ---- reading ---- */
+
+static int map_tails(struct file *file, struct vm_area_struct *area)
+{
+	int err;
+
+	if (cbt_rings.reader && cbt_rings.reader != file)
+		return -EBUSY;
+	if (area->vm_end - area->vm_start != cbt_rings.tails_bytes)
+		return -EINVAL;
+	err = remap_vmalloc_range(area, cbt_rings.tails, 0);
+	if (!err)
+		cbt_rings.reader = file;
+	return err;
+}
+
+static int map_rings(struct vm_area_struct *area)
+{
+	if (area->vm_flags & VM_WRITE)
+		return -EPERM;
+	if (area->vm_end - area->vm_start != cbt_rings.shared_bytes)
+		return -EINVAL;
+	cbt_area_never_writable(area);
+	return remap_vmalloc_range(area, cbt_rings.shared, 0);
+}
+
+int cbt_ring_mmap(struct file *file, struct vm_area_struct *area)
+{
+	u64 offset = (u64)area->vm_pgoff << PAGE_SHIFT;
+	int err = -EINVAL;
+
+	if (!(area->vm_flags & VM_SHARED))
+		return -EINVAL;
+	mutex_lock(&cbt_rings.lock);
+	if (offset == CBT_MAP_TAILS)
+		err = map_tails(file, area);
+	else if (offset == CBT_MAP_RINGS)
+		err = map_rings(area);
+	mutex_unlock(&cbt_rings.lock);
+	return err;
+}
+
+/* The last descriptor and mapping of @file are gone. */
+void cbt_ring_leave(struct file *file)
+{
+	mutex_lock(&cbt_rings.lock);
+	if (cbt_rings.reader == file)
+		cbt_rings.reader = NULL;
+	mutex_unlock(&cbt_rings.lock);
+}
+
+/* The rings stay while there is a reader; another may poll, and look at them under the lock. */
 __poll_t cbt_ring_poll(struct file *file, struct poll_table_struct *wait)
 {
-	poll_wait(file, &ring.wait, wait);
-	return ring_empty() ? 0 : EPOLLIN | EPOLLRDNORM;
+	unsigned int cpu;
+	__poll_t events = 0;
+
+	poll_wait(file, &cbt_rings.wait, wait);
+	/* Pairs with wq_has_sleeper: we are in the queue, then look. */
+	smp_mb();
+	mutex_lock(&cbt_rings.lock);
+	for (cpu = 0; cpu < nr_cpu_ids && !events; cpu++)
+		if (used(cpu, READ_ONCE(cbt_rings.shared->ring[cpu].head)))
+			events = EPOLLIN | EPOLLRDNORM;
+	mutex_unlock(&cbt_rings.lock);
+	return events;
 }

@@ -9,25 +9,33 @@
  * Switching after the resume instead loses what was written in between: those
  * writes are in the old interval's bitmap and not in the old snapshot.
  *
- * All that can fail or take long is done first: finding out how to ask for the
- * suspended state, zeroing the bitmaps to come.  Then the queues are frozen,
- * in the caller's order, from the top of the stack down: a driver above may be
- * waiting for one below to finish, never the other way round.
+ * So the volumes are held: none of them can be resumed until the switch is
+ * done.  Then the queues are frozen, in the caller's order, from the top of the
+ * stack down: a driver above may be waiting for one below to finish, never the
+ * other way round.  The bitmaps to come were zeroed when the last ones were
+ * cleared, so that all of this takes as long on a large volume as on a small.
  */
+#include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/mutex.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "module.h"
 
+/* How often to look, while waiting for a suspend: it may last a few ms only. */
+#define LOOK_MIN_US 100
+#define LOOK_MAX_US 300
+
 /**
  * struct part - one tracker's part in a switch
  * @tracker: attached; the tracker lock keeps it
- * @suspended: how to ask
+ * @mapper: its disk
  */
 struct part {
 	struct cbt_tracker *tracker;
-	struct cbt_suspended suspended;
+	struct cbt_mapper mapper;
 };
 
 static struct gendisk *disk_of(const struct part *part)
@@ -35,28 +43,36 @@ static struct gendisk *disk_of(const struct part *part)
 	return part->tracker->hook->disk;
 }
 
-static void forget_frozen(struct cbt_tracker *tracker)
+static int check_part(const struct part *part, struct cbt_why *why)
 {
-	struct cbt_bits_pair *pair = &tracker->bits[!tracker->active];
+	const struct cbt_tracker *tracker = part->tracker;
 
-	tracker->frozen = false;
-	if (!tracker->dirty)
-		return;
-	cbt_bitmap_zero(&pair->changed);
-	cbt_bitmap_zero(&pair->discarded);
-	tracker->dirty = false;
+	if (tracker->flags & CBT_ATTACH_SINGLE)
+		return cbt_refuse(why, -EINVAL, "%s: was attached for a single interval",
+				  tracker->name);
+	if (tracker->sealed)
+		return cbt_refuse(why, -ESTALE, "%s: is sealed", tracker->name);
+	if (tracker->dirty)
+		return cbt_refuse(why, -EEXIST,
+				  "%s: interval %u was not cleared; save its bitmaps and clear them",
+				  tracker->name, tracker->interval - 1);
+	if (tracker->interval == U32_MAX)
+		return -EOVERFLOW;
+	return 0;
 }
 
-static int find_parts(struct part *parts, u32 count, const u32 *ids)
+static int find_parts(struct part *parts, u32 count, const u32 *ids, struct cbt_why *why)
 {
 	u32 i, j;
+	int err;
 
 	for (i = 0; i < count; i++) {
 		parts[i].tracker = cbt_tracker_find(ids[i]);
 		if (!parts[i].tracker)
 			return -ENOENT;
-		if (parts[i].tracker->interval == U32_MAX)
-			return -EOVERFLOW;
+		err = check_part(&parts[i], why);
+		if (err)
+			return err;
 		for (j = 0; j < i; j++)
 			if (parts[j].tracker == parts[i].tracker)
 				return -EINVAL;
@@ -64,41 +80,57 @@ static int find_parts(struct part *parts, u32 count, const u32 *ids)
 	return 0;
 }
 
-static int open_suspended(struct part *parts, u32 count, bool running)
+static int open_mappers(struct part *parts, u32 count, bool running, struct cbt_why *why)
 {
 	u32 i;
 	int err;
 
 	for (i = 0; i < count; i++) {
-		err = cbt_suspended_open(&parts[i].suspended, disk_of(&parts[i]));
+		err = cbt_mapper_open(&parts[i].mapper, disk_of(&parts[i]));
 		if (err == -EOPNOTSUPP && running)
 			continue;
-		if (err) {
-			cbt_err("%s: not a device-mapper volume, cannot be suspended\n",
-				parts[i].tracker->name);
-			return err;
-		}
+		if (err)
+			return cbt_refuse(why, err,
+					  "%s: not a device-mapper volume, cannot be suspended",
+					  parts[i].tracker->name);
 	}
 	return 0;
 }
 
-/* True if all are suspended; complains about, or marks, those that are not. */
-static bool ask_suspended(struct part *parts, u32 count, bool running)
+/* The first that is not suspended, or NULL. */
+static struct cbt_tracker *find_running(struct part *parts, u32 count)
 {
-	bool all = true;
 	u32 i;
 
-	for (i = 0; i < count; i++) {
-		if (cbt_suspended_ask(&parts[i].suspended))
-			continue;
-		all = false;
-		if (running)
+	for (i = 0; i < count; i++)
+		if (!cbt_mapper_suspended(&parts[i].mapper))
+			return parts[i].tracker;
+	return NULL;
+}
+
+/*
+ * Asked before and after: holding a volume that is not suspended would suspend
+ * it, which is right only where it was resumed in between.
+ */
+static struct cbt_tracker *hold(struct part *parts, u32 count)
+{
+	struct cbt_tracker *running = find_running(parts, count);
+	u32 i;
+
+	if (running)
+		return running;
+	for (i = 0; i < count; i++)
+		cbt_mapper_hold(&parts[i].mapper);
+	return find_running(parts, count);
+}
+
+static void mark_running(struct part *parts, u32 count)
+{
+	u32 i;
+
+	for (i = 0; i < count; i++)
+		if (!cbt_mapper_suspended(&parts[i].mapper))
 			atomic_or(CBT_S_RUNNING, &parts[i].tracker->states);
-		else
-			cbt_err("%s: not suspended: a switch now would lose writes\n",
-				parts[i].tracker->name);
-	}
-	return all;
 }
 
 static void thaw(struct part *parts, u32 count)
@@ -107,13 +139,13 @@ static void thaw(struct part *parts, u32 count)
 		cbt_hook_thaw(disk_of(&parts[count]));
 }
 
-static int freeze(struct part *parts, u32 count)
+static int freeze(struct part *parts, u32 count, struct cbt_why *why)
 {
 	u32 i;
 	int err;
 
 	for (i = 0; i < count; i++) {
-		err = cbt_hook_freeze(disk_of(&parts[i]));
+		err = cbt_hook_freeze(disk_of(&parts[i]), why);
 		if (err) {
 			thaw(parts, i);
 			return err;
@@ -128,84 +160,107 @@ static void exchange(struct cbt_tracker *tracker)
 	tracker->interval++;
 	tracker->since = ++tracker->hook->epoch;
 	tracker->frozen = true;
-	tracker->dirty = true;
+	tracker->dirty = 2 * cbt_bitmap_memory(cbt_tracker_blocks(tracker));
 	tracker->switches++;
 }
 
-static int switch_parts(struct cbt_switch *call, struct part *parts)
+static int switch_parts(struct cbt_switch *call, struct part *parts, struct cbt_why *why)
 {
-	bool running = call->flags & CBT_SWITCH_RUNNING;
-	u32 count = call->count;
-	bool suspended;
-	u64 begin;
+	u64 begin = ktime_get_ns();
 	u32 i;
 	int err;
 
-	for (i = 0; i < count; i++)
-		forget_frozen(parts[i].tracker);
-	begin = ktime_get_ns();
-	err = freeze(parts, count);
+	err = freeze(parts, call->count, why);
 	if (err)
 		return err;
-	suspended = ask_suspended(parts, count, running);
-	if (suspended || running) {
-		for (i = 0; i < count; i++)
-			exchange(parts[i].tracker);
-		call->seq = cbt_ring_next_seq(&call->time_ns);
-	} else {
-		err = -EBUSY;
-	}
-	thaw(parts, count);
+	for (i = 0; i < call->count; i++)
+		exchange(parts[i].tracker);
+	call->seq = cbt_ring_next_seq(&call->time_ns);
+	thaw(parts, call->count);
 	call->frozen_ns = ktime_get_ns() - begin;
-	if (suspended)
+	return 0;
+}
+
+/* EAGAIN: not suspended. */
+static int switch_held(struct cbt_switch *call, struct part *parts, struct cbt_why *why)
+{
+	struct cbt_tracker *running;
+	u32 i;
+	int err;
+
+	running = hold(parts, call->count);
+	if (running) {
+		snprintf(why->text, sizeof(why->text),
+			 "%s: not suspended: a switch now would lose writes", running->name);
+		err = -EAGAIN;
+	} else {
+		err = switch_parts(call, parts, why);
+	}
+	for (i = 0; i < call->count; i++)
+		cbt_mapper_release(&parts[i].mapper);
+	if (!err)
 		call->flags |= CBT_SWITCH_SUSPENDED;
 	return err;
 }
 
-int cbt_tracker_switch(struct cbt_switch *call, const u32 *ids)
+static int try_switch(struct cbt_switch *call, const u32 *ids, struct part *parts,
+		      struct cbt_why *why)
 {
 	bool running = call->flags & CBT_SWITCH_RUNNING;
-	struct part *parts;
 	u32 i;
+	int err;
+
+	memset(parts, 0, call->count * sizeof(*parts));
+	err = mutex_lock_killable(&cbt_tracker_lock);
+	if (err)
+		return err;
+	err = find_parts(parts, call->count, ids, why);
+	if (!err)
+		err = open_mappers(parts, call->count, running, why);
+	if (!err && running) {
+		mark_running(parts, call->count);
+		err = switch_parts(call, parts, why);
+	} else if (!err) {
+		err = switch_held(call, parts, why);
+	}
+	for (i = 0; i < call->count; i++) {
+		if (!err)
+			cbt_tracker_look(parts[i].tracker);
+		cbt_mapper_close(&parts[i].mapper);
+	}
+	mutex_unlock(&cbt_tracker_lock);
+	return err;
+}
+
+/* The tracker lock is free while this waits: others read and save meanwhile. */
+int cbt_switch(struct cbt_switch *call, const u32 *ids, struct cbt_why *why)
+{
+	unsigned long end = jiffies + msecs_to_jiffies(call->wait_ms);
+	struct part *parts;
 	int err;
 
 	parts = kcalloc(call->count, sizeof(*parts), GFP_KERNEL);
 	if (!parts)
 		return -ENOMEM;
-	err = mutex_lock_killable(&cbt_tracker_lock);
-	if (err)
-		goto out;
-	err = find_parts(parts, call->count, ids);
-	if (!err)
-		err = open_suspended(parts, call->count, running);
-	/* Before anything is forgotten: an early no costs nothing. */
-	if (!err && !running && !ask_suspended(parts, call->count, false))
-		err = -EBUSY;
-	if (!err)
-		err = switch_parts(call, parts);
-	for (i = 0; i < call->count; i++) {
-		if (parts[i].tracker && !err)
-			cbt_tracker_look(parts[i].tracker);
-		cbt_suspended_close(&parts[i].suspended);
+	for (;;) {
+		err = try_switch(call, ids, parts, why);
+		if (err != -EAGAIN)
+			break;
+		if (!call->wait_ms) {
+			pr_err_ratelimited("%s\n", why->text);
+			err = -EBUSY;
+			break;
+		}
+		if (time_after(jiffies, end)) {
+			err = cbt_refuse(why, -ETIMEDOUT, "nobody suspended the volumes in time");
+			break;
+		}
+		if (signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+		usleep_range(LOOK_MIN_US, LOOK_MAX_US);
 	}
-	mutex_unlock(&cbt_tracker_lock);
-out:
 	kfree(parts);
-	return err;
-}
-
-int cbt_tracker_clear(u32 id)
-{
-	struct cbt_tracker *tracker;
-	int err = mutex_lock_killable(&cbt_tracker_lock);
-
-	if (err)
-		return err;
-	tracker = cbt_tracker_find(id);
-	if (tracker)
-		forget_frozen(tracker);
-	else
-		err = -ENOENT;
-	mutex_unlock(&cbt_tracker_lock);
 	return err;
 }
