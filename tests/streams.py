@@ -20,7 +20,7 @@ def event(seq: int, offset: int, length: int, **more: Any) -> bytes:
         offset,
         length,
         more.get("inode", 0),
-        0,
+        more.get("inode_offset", 0),
         more.get("interval", 0),
         more.get("pid", 77),
         more.get("flags", 0),
@@ -38,6 +38,7 @@ def stream(
     dropped: int = 0,
     size: int = 1 << 20,
     end: bool = True,
+    version: int = 2,
     anchor: tuple[int, int] = (1_000, 1_700_000_000_000_000_000),
 ) -> bytes:
     """Return a stream of a physical tracker (1) and a snapshot's (2)."""
@@ -45,7 +46,7 @@ def stream(
         TRACKER.pack(1, 1, 4096, 0, size, b"origin"),
         TRACKER.pack(2, 2, 4096, 0, size, b"snapshot"),
     ]
-    header = HEADER.pack(b"CBTWRITE", 1, 64 + 64 * len(trackers), 80, len(trackers), *anchor)
+    header = HEADER.pack(b"CBTWRITE", version, 64 + 64 * len(trackers), 80, len(trackers), *anchor)
     body = b"".join(events)
     mark = EVENT.pack(
         next_seq, 0, dropped, len(events), zlib.crc32(body), 0, 0, 0, 0, 0, 255, 0, b""

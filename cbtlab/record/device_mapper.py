@@ -28,13 +28,15 @@ SECTOR = 512
 # version[3] data_size data_start target_count open_count flags event_nr padding dev name uuid data
 _HEAD = struct.Struct("=3IIIIiIIIQ128s129s7x")
 _SPEC = struct.Struct("=QQiI16s")
+_NAME = struct.Struct("=QI")  # dev next, then the name
 _BUFFER = 16384
+_BUFFER_MAX = 1 << 24
 # For an argument up to this size fcntl.ioctl lets other threads run meanwhile: a suspend waits
 # for writers, which may be such threads.
 _SMALL = 1024
 _VERSION = (4, 0, 0)
 
-_CREATE, _REMOVE, _SUSPEND, _STATUS, _LOAD, _TABLE = 3, 4, 6, 7, 9, 12
+_LIST, _CREATE, _REMOVE, _SUSPEND, _STATUS, _LOAD, _TABLE = 2, 3, 4, 6, 7, 9, 12
 
 _F_SUSPEND = 1 << 1
 _F_STATUS_TABLE = 1 << 4
@@ -53,12 +55,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Info:
-    """A device: its number, whether it is suspended, and how often it is open."""
+    """A device: its number, whether it is suspended, how often it is open, and its events.
+
+    ``event`` counts what its targets reported: a snapshot torn, a merge ended.
+    """
 
     name: str
     minor: int
     suspended: bool
     opened: int
+    event: int = 0
 
     @property
     def node(self) -> str:
@@ -126,6 +132,19 @@ class DeviceMapper:
         """Return the state of a device; OSError ENXIO when there is none."""
         return self._info(name, self._call(_STATUS, name))
 
+    def names(self) -> list[str]:
+        """Return the names of all devices."""
+        reply = self._call(_LIST, "")
+        at, found = _HEAD.unpack_from(reply)[4], []
+        while True:
+            dev, following = _NAME.unpack_from(reply, at)
+            if dev:  # 0: there is none at all
+                name = reply[at + _NAME.size : reply.index(b"\0", at + _NAME.size)]
+                found.append(os.fsdecode(name))
+            if not following:
+                return found
+            at += following
+
     def table(self, name: str) -> list[Target]:
         """Return the active table."""
         return self._targets(name, _F_STATUS_TABLE)
@@ -150,26 +169,30 @@ class DeviceMapper:
     def _call(
         self, number: int, name: str, *, flags: int = 0, data: bytes = b"", count: int = 0
     ) -> bytes:
-        least = _BUFFER if number == _TABLE else _SMALL
-        buffer = bytearray(max(least, _HEAD.size + len(data)))
-        _HEAD.pack_into(
-            buffer, 0, *_VERSION, len(buffer), _HEAD.size, count, 0, flags, 0, 0, 0,
-            name.encode(), b"",
-        )  # fmt: skip
-        buffer[_HEAD.size : _HEAD.size + len(data)] = data
-        # _IOWR(0xfd, number, struct dm_ioctl)
-        request = 3 << 30 | _HEAD.size << 16 | 0xFD << 8 | number
-        fcntl.ioctl(self._fd, request, buffer)
-        if _HEAD.unpack_from(buffer)[7] & _F_BUFFER_FULL:
-            raise OSError(errno.ENOBUFS, "device-mapper's answer is too long", name)
-        return bytes(buffer)
+        least = _BUFFER if number in (_TABLE, _LIST) else _SMALL
+        size = max(least, _HEAD.size + len(data))
+        while True:
+            buffer = bytearray(size)
+            _HEAD.pack_into(
+                buffer, 0, *_VERSION, len(buffer), _HEAD.size, count, 0, flags, 0, 0, 0,
+                os.fsencode(name), b"",
+            )  # fmt: skip
+            buffer[_HEAD.size : _HEAD.size + len(data)] = data
+            # _IOWR(0xfd, number, struct dm_ioctl)
+            request = 3 << 30 | _HEAD.size << 16 | 0xFD << 8 | number
+            fcntl.ioctl(self._fd, request, buffer)
+            if not _HEAD.unpack_from(buffer)[7] & _F_BUFFER_FULL:
+                return bytes(buffer)
+            size *= 4
+            if size > _BUFFER_MAX:
+                raise OSError(errno.ENOBUFS, "device-mapper's answer is too long", name)
 
     @staticmethod
     def _info(name: str, reply: bytes) -> Info:
         fields = _HEAD.unpack_from(reply)
-        opened, flags, dev = fields[6], fields[7], fields[10]
+        opened, flags, event, dev = fields[6], fields[7], fields[8], fields[10]
         minor = dev & 0xFF | dev >> 12 & 0xFFF00
-        return Info(name, minor, bool(flags & _F_SUSPEND), opened)
+        return Info(name, minor, bool(flags & _F_SUSPEND), opened, event)
 
 
 @dataclass(frozen=True)
@@ -202,13 +225,52 @@ class Snapshots:
                 f"its table is {kinds or 'empty'}",
                 "give a volume that is a snapshot-origin",
             )
+        self._table = targets
         self._sectors = targets[0].length
         self._origin = targets[0].words.split()[0]
+        self._event = mapper.info(volume).event
 
     @property
     def size(self) -> int:
         """The volume's size in bytes."""
         return self._sectors * SECTOR
+
+    def changes(self) -> list[str]:
+        """Return why the volume may have changed unseen since this was asked last, or was made.
+
+        To be asked while the volume is suspended, at the end of an interval:
+        what it tells is of that interval.  A tracker of the volume does not see
+        what a merge writes below it, nor what another table reads.
+        """
+        found = []
+        table = self.mapper.table(self.volume)
+        if table != self._table:
+            words = ", ".join(f"{t.start} {t.length} {t.kind} {t.words}" for t in table)
+            found.append(f"its device-mapper table is not the one it had: {words or 'empty'}")
+        event = self.mapper.info(self.volume).event
+        if event != self._event:
+            found.append(f"device-mapper told of {event - self._event} events of it")
+        self._event = event
+        found += [f"{name} merges a snapshot into it" for name in self._merges()]
+        return found
+
+    def _merges(self) -> list[str]:
+        """Return the other devices that merge a snapshot into the origin."""
+        found = []
+        for name in self.mapper.names():
+            if name == self.volume:
+                continue
+            try:
+                table = self.mapper.table(name)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # it was removed meanwhile
+                    raise
+                continue
+            if any(
+                t.kind == "snapshot-merge" and t.words.split()[0] == self._origin for t in table
+            ):
+                found.append(name)
+        return found
 
     def prepare(self) -> None:
         """Empty the store: a used one would give its old chunks to the next snapshot."""

@@ -85,8 +85,8 @@ class Recorder:
         self.memory_locked = lock_memory()
         node = volume.mapper.info(volume.volume).node
         self.physical = module.attach(node, role=Role.PHYSICAL, granularity=granularity, interval=0)
-        self._next = 0
         self._late = False
+        self._changes: list[str] = []  # of the volume, in the interval that goes on
         self._unsaved: Backup | None = None
 
     def backup(
@@ -115,11 +115,12 @@ class Recorder:
         """
         if self._unsaved:
             self._rescue(self._unsaved)
-        done = Backup(self._next, keep, list(patterns))
+        done = Backup(self.physical.status().interval, keep, list(patterns))
         try:
             self._make(done, sink, excluded, late_switch, explain)
         except BaseException as error:
-            if self._next > done.k:  # its interval has ended: the bitmap is wanted by later ones
+            # Its interval has ended, and the next cannot before this one's bitmap is saved.
+            if self.physical.status().interval > done.k:
                 self._fault(done, f"an error ended it: {error!r}")
                 done.complete = False
                 self._unsaved = done
@@ -194,10 +195,15 @@ class Recorder:
                 self._mark(done, "suspend")
                 mapper.suspend(volume)
                 try:
+                    self._changes += self.volume.changes()
                     node = self.volume.create(name).node
                     undo.callback(self.volume.remove, name)
                     snapshot = self.module.attach(
-                        node, role=Role.SNAPSHOT, granularity=self.granularity, interval=done.k
+                        node,
+                        role=Role.SNAPSHOT,
+                        granularity=self.granularity,
+                        interval=done.k,
+                        single=True,
                     )
                     undo.callback(snapshot.detach)
                     if late_switch is None:
@@ -216,7 +222,8 @@ class Recorder:
 
     def _switch(self, done: Backup, running: bool = False) -> None:
         switched = self.module.switch([self.physical], running=running)
-        self._next += 1
+        done.unusable += dict.fromkeys(f"physical: {words}" for words in self._changes)
+        self._changes = []
         done.marks.append(Mark("instant", switched.time_ns, switched.seq))
         done.log["frozen_ns"] = switched.frozen_ns
         done.log["suspended"] = switched.suspended
@@ -260,7 +267,7 @@ class Recorder:
         return folder
 
     def _save_physical(self, done: Backup) -> None:
-        """Save the interval's bitmap while it is at rest: the next switch forgets it."""
+        """Save the interval's bitmap while it is at rest."""
         folder = self._folder(done)
         if done.k:
             for kind, bits in zip(_KINDS, _bits(self.physical, FROZEN), strict=True):
@@ -276,7 +283,8 @@ class Recorder:
     def _save_record(self, done: Backup) -> None:
         document = json.dumps(asdict(done), indent=1).encode()
         _write(self._folder(done) / "backup.json", document)
-        self.physical.clear()  # only now: until here it could be saved once more
+        # Only now: until here it could be saved once more.  The next switch asks for it.
+        self.physical.clear()
 
     def _rescue(self, done: Backup) -> None:
         """Save what later backups need of one that an error ended."""

@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from cbtlab.record.stream import Described
-from cbtlab.record.uapi import Role, State
+from cbtlab.record.uapi import NO_TABLES, Attach, Role, State
 
+_FULL = "the next backup must be a full one"
+_NEW = f"{_FULL}, on a new tracker"
 _FAULTS = {
-    State.GREW: "was written past the size it had when it was attached",
-    State.SHRANK: "became smaller than it was when it was attached",
-    State.RUNNING: "an interval was switched while it was not suspended",
-    State.UNHOOKED: "another module replaced the write handler",
-    State.GONE: "its device was removed",
+    State.GREW: ("it was written past the size that it had when it was attached", _FULL),
+    State.SHRANK: ("it became smaller than it was when it was attached", _NEW),
+    State.RUNNING: ("an interval was switched while it was not suspended", _FULL),
+    State.UNHOOKED: ("another module replaced the write handler", _NEW),
+    State.GONE: ("its device was removed", "there can be no next backup"),
+    State.TABLE: ("its device-mapper table was exchanged, and its content unseen", _FULL),
+    State.UNCLEAN: ("it was tracked before, and those bitmaps were lost", _FULL),
+    State.LOADING: ("its earlier bitmaps were not loaded to the end", f"{_FULL} until they are"),
+    State.MISSED: ("it was written after its tracker was sealed", _NEW),
 }
 
 
 @dataclass(frozen=True)
 class Info:
-    """The module and its ring; see ``struct cbt_info``."""
+    """The module and its rings; see ``struct cbt_info``."""
 
     version: int
     event_bytes: int
@@ -28,11 +34,23 @@ class Info:
     next_seq: int
     recorded: int
     dropped: int
-    ring_events: int
+    first_dropped: int
+    last_dropped: int
     ring_used: int
     monotonic_ns: int
     realtime_ns: int
     trackers: int
+    flags: int
+    rings: int
+    ring_room: int
+    tails_bytes: int
+    rings_bytes: int
+    slots_offset: int
+
+    @property
+    def sees_tables(self) -> bool:
+        """Whether an exchange of a device-mapper table is noticed on this kernel."""
+        return not self.flags & NO_TABLES
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,7 @@ class Status:
     states: State
     role: Role
     frozen: bool
+    attach_flags: Attach
     switches: int
     volume_size: int
     current_size: int
@@ -60,23 +79,30 @@ class Status:
     bytes: int
     discards: int
     remainders: int
+    tables: int
 
     @classmethod
     def unpacked(cls, fields: Sequence[Any]) -> Status:
         """Return the status whose ``struct cbt_status`` has these fields, flags among them."""
         tracker, _, generation, name, *numbers = fields
-        *head, states, role, frozen = numbers[:8]
+        *head, states, role, frozen, flags = numbers[:9]
         text = name.split(b"\0")[0].decode(errors="backslashreplace")
-        told = [State(states), Role(role), bool(frozen)]
-        values: list[Any] = [tracker, generation, text, *head, *told, *numbers[8:]]
+        told = [State(states), Role(role), bool(frozen), Attach(flags)]
+        values: list[Any] = [tracker, generation, text, *head, *told, *numbers[9:]]
         return cls(*values)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it records no more."""
+        return State.SEALED in self.states
 
     @property
     def faults(self) -> list[str]:
         """Why an incremental cannot rest on this tracker's bitmap; empty when it can."""
-        found = [words for state, words in _FAULTS.items() if state in self.states]
+        found = [f"{words}: {so}" for state, (words, so) in _FAULTS.items() if state in self.states]
         if self.current_size > self.volume_size and State.GREW not in self.states:
-            found.append(f"grew to {self.current_size} bytes; from {self.volume_size} on: no bits")
+            words = f"it grew to {self.current_size} bytes, {self.volume_size} have bits"
+            found.append(f"{words}: {_FULL}")
         return found
 
     def described(self) -> Described:

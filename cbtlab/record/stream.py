@@ -1,6 +1,6 @@
-"""Writes the native stream: a header, the events as the module gave them, an end record.
+"""Writes the native stream: a header, the events as the rings gave them, an end record.
 
-The layout stands in ``kernel_module/cbt.h`` under "a saved stream".
+The layout stands in ``kernel_module/cbt_events.h`` under "a saved stream".
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Described:
 class StreamWriter:
     """Writes a stream to ``path``, which comes into being whole, at ``end``.
 
+    What is written is batches (``STREAM_BATCH``), each with higher numbers than
+    the one before; within one the events are in any order.
+
     Until then the records lie beside it in ``path + ".part"``, a stream without
     its end that can be salvaged.  Trackers may be added at any time; the header
     must have room for them, so a stream that met new ones is copied at its end.
@@ -73,7 +76,7 @@ class StreamWriter:
         if not self.records:
             self._write_header()
         begin = self._out.tell() - self.records * uapi.EVENT.size
-        end = (next_seq, 0, dropped, self.records, self._crc, 0, 0, 0, 0, 0, uapi.OP_END, 0, b"")
+        end = (next_seq, 0, dropped, self.records, self._crc, 0, 0, 0, 0, 0, uapi.Op.END, 0, b"")
         self._write(uapi.STREAM_EVENT.pack(*end))
         if self._in_header < len(self._trackers):
             self._copy(begin)

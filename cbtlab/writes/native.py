@@ -2,18 +2,22 @@
 
 All numbers are little-endian.  A header of 64 bytes, 64 bytes for each
 tracker, then records of 80 bytes (``struct cbt_event`` of
-``kernel_module/cbt.h``).  The last record is an end mark that holds the next
-sequence number, the count of dropped events, the count of records and their
-CRC-32; a stream without it was cut.  A dropped event has used its number, so
-a gap in ``seq`` is a loss.
+``kernel_module/cbt_events.h``).  The last record is an end mark that holds the
+next sequence number, the count of dropped events, the count of records and
+their CRC-32; a stream without it was cut.  A dropped event has used its number,
+so a gap in ``seq`` is a loss.
+
+In version 2 the records lie in batches of at most 65,536 numbers, in any order
+within one; whoever reads gets them by number.  In version 1 they lie so.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,13 @@ import pandas as pd
 
 from cbtlab.errors import InputError
 from cbtlab.units import MAX_GRANULARITY, MIN_GRANULARITY
+from cbtlab.writes.order import by_number, in_order
 from cbtlab.writes.schema import OP_TYPE, OPS, VOLUME_TYPE, VOLUMES, normalize
 
 MAGIC = b"CBTWRITE"
-VERSION = 1
+BATCH = 65536
+#: Version to how far a record may lie from its place by number.
+DISORDER = {1: 0, 2: BATCH}
 OP_END = 255
 MAX_TRACKERS = 65_535
 
@@ -69,62 +76,55 @@ EVENT = np.dtype(
         ("comm", "S16"),
     ]
 )
-KNOWN_INODE, KNOWN_TASK = 1, 4
+KNOWN_INODE, KNOWN_INODE_OFFSET, KNOWN_TASK = 1, 2, 4
 
 
 @dataclass(frozen=True)
 class Stream:
     """A native stream, opened and checked: its trackers, its clock anchor, its events.
 
-    ``events`` is an array of EVENT over the file's own pages, without the end
-    mark.  ``dropped`` is the end mark's count, None for a stream that was cut.
+    ``records`` is an array of EVENT over the file's own pages, in the file's
+    order, without the end mark.  ``dropped`` is the end mark's count, None for
+    a stream that was cut.
     """
 
     path: Path
+    version: int
     trackers: np.ndarray[Any, Any]
     anchor_monotonic_ns: int
     anchor_realtime_ns: int
-    events: np.ndarray[Any, Any]
+    records: np.ndarray[Any, Any]
     dropped: int | None
     next_seq: int | None
 
-    def chunks(self, rows: int) -> Iterator[pd.DataFrame]:
-        """Yield the events as write sequences of at most ``rows`` rows, in the stream's order."""
-        for start in range(0, max(len(self.events), 1), rows):
-            yield self.frame(slice(start, start + rows))
+    @cached_property
+    def events(self) -> np.ndarray[Any, Any]:
+        """All events by number, in memory; InputError when they are not where they belong."""
+        parts = list(self.windows(max(len(self.records), 1)))
+        return parts[0] if len(parts) == 1 else np.concatenate([self.records[:0], *parts])
 
-    def frame(self, part: slice = slice(None)) -> pd.DataFrame:
-        """Return the events of ``part`` as a write sequence, in the stream's order."""
-        events = self.events[part]
-        self._check(events, part.start or 0)
-        roles = np.zeros(MAX_TRACKERS + 1, np.int8)
-        roles[self.trackers["id"]] = self.trackers["role"].astype(np.int8) - 1
-        time = events["time_ns"].astype(np.int64) - np.int64(self.anchor_monotonic_ns)
-        time += np.int64(self.anchor_realtime_ns)
-        known = events["known"]
-        return normalize(
-            pd.DataFrame(
-                {
-                    "time": time.view("datetime64[ns]"),
-                    "seq": events["seq"],
-                    "volume": pd.Categorical.from_codes(
-                        roles[events["tracker"]], dtype=VOLUME_TYPE
-                    ),
-                    "interval": events["interval"],
-                    "op": pd.Categorical.from_codes(
-                        events["op"].astype(np.int8) - 1, dtype=OP_TYPE
-                    ),
-                    "offset": events["offset"],
-                    "length": events["length"],
-                    "flags": events["flags"],
-                    "pid": _masked(events["pid"], known & KNOWN_TASK == 0),
-                    "comm": _names(events["comm"], known & KNOWN_TASK == 0),
-                    "inode": _masked(events["inode"], known & KNOWN_INODE == 0),
-                }
-            ),
-            sort=False,
-            source=self.path,
-        )
+    def windows(self, rows: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield the events by number as arrays of EVENT, at most ``rows`` at a time."""
+        return in_order(self.records, DISORDER[self.version], rows, self.path)
+
+    def chunks(self, rows: int) -> Iterator[pd.DataFrame]:
+        """Yield the events by number as write sequences of at most ``rows`` rows, at least one."""
+        start = 0
+        for events in self.windows(rows):
+            yield self._frame(events, start)
+            start += len(events)
+        if not start:
+            yield self._frame(self.records, 0)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all events as a write sequence, by number."""
+        return self._frame(self.events, 0)
+
+    def _frame(self, events: np.ndarray[Any, Any], start: int) -> pd.DataFrame:
+        self._check(events, start)
+        roles = dict(zip(self.trackers["id"].tolist(), self.trackers["role"].tolist(), strict=True))
+        anchor = self.anchor_monotonic_ns, self.anchor_realtime_ns
+        return frame_of(events, roles, anchor, self.path)
 
     def _check(self, events: np.ndarray[Any, Any], start: int) -> None:
         bad = (events["op"] == 0) | (events["op"] > len(OPS))
@@ -138,6 +138,52 @@ class Stream:
         _refuse(self.path, events["time_ns"] >> np.uint64(62) != 0, start, "an impossible time")
 
 
+def frame_of(
+    events: np.ndarray[Any, Any],
+    roles: Mapping[int, int],
+    anchor: tuple[int, int],
+    source: object,
+) -> pd.DataFrame:
+    """Return events (EVENT) as a write sequence, in their order.
+
+    ``roles`` says what each tracker follows, by its id (1 physical, 2
+    snapshot); the volume of others is null.  ``anchor`` is one instant on the
+    monotonic clock and since 1970 UTC, in nanoseconds.
+    """
+    volumes = np.full(MAX_TRACKERS + 1, -1, np.int8)
+    volumes[list(roles.keys())] = np.fromiter(roles.values(), np.int8, len(roles)) - 1
+    time = events["time_ns"].astype(np.int64) - np.int64(anchor[0])
+    time += np.int64(anchor[1])
+    known = events["known"]
+    no_task = known & KNOWN_TASK == 0
+    return normalize(
+        pd.DataFrame(
+            {
+                "time": time.view("datetime64[ns]"),
+                "seq": events["seq"],
+                "volume": pd.Categorical.from_codes(volumes[events["tracker"]], dtype=VOLUME_TYPE),
+                "interval": events["interval"],
+                "op": pd.Categorical.from_codes(events["op"].astype(np.int8) - 1, dtype=OP_TYPE),
+                "offset": events["offset"],
+                "length": events["length"],
+                "flags": events["flags"],
+                "pid": _masked(events["pid"], no_task),
+                "comm": _names(events["comm"], no_task),
+                "inode": _masked(events["inode"], known & KNOWN_INODE == 0),
+                "inode_offset": _masked(events["inode_offset"], known & KNOWN_INODE_OFFSET == 0),
+            }
+        ),
+        sort=False,
+        source=source,
+    )
+
+
+def from_spans(spans: Iterable[memoryview]) -> np.ndarray[Any, Any]:
+    """Copy whole spans of events, as the rings give them, into one array of EVENT, by number."""
+    parts = [np.frombuffer(span, EVENT) for span in spans]
+    return by_number(np.concatenate([np.zeros(0, EVENT), *parts]))
+
+
 def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Stream:
     """Open a native stream and check its header, its end mark and its CRC-32.
 
@@ -147,14 +193,16 @@ def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Str
     path = Path(path)
     try:
         size = path.stat().st_size
-        raw = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        raw = np.asarray(np.memmap(path, np.uint8, "r")) if size else np.zeros(0, np.uint8)
     except (OSError, ValueError) as error:
         raise InputError(path, f"cannot be opened: {error}") from error
     if size < HEADER.itemsize or raw[:8].tobytes() != MAGIC:
         raise InputError(path, "is not a native write stream, or its header is cut")
     header = raw[: HEADER.itemsize].view(HEADER)[0]
-    if header["version"] != VERSION:
-        raise InputError(path, f"has version {header['version']}", f"version {VERSION} can be read")
+    version = int(header["version"])
+    if version not in DISORDER:
+        known = " and ".join(map(str, DISORDER))
+        raise InputError(path, f"has version {version}", f"versions {known} can be read")
     count = int(header["trackers"])
     begin = HEADER.itemsize + count * TRACKER.itemsize
     if (
@@ -181,12 +229,13 @@ def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Str
                 "record or copy it again, or read what is left with --salvage",
             )
         events = records[:-1] if ended else records
-        return Stream(path, trackers, *anchors, events, None, None)
+        return Stream(path, version, trackers, *anchors, events, None, None)
     end, events = records[-1], records[:-1]
     crc = zlib.crc32(raw[begin : begin + whole - EVENT.itemsize].data)
     if int(end["length"]) != len(events) or int(end["inode"]) != crc:
         raise InputError(path, "is damaged: its end mark does not fit its records")
-    return Stream(path, trackers, *anchors, events, int(end["offset"]), int(end["seq"]))
+    counts = int(end["offset"]), int(end["seq"])
+    return Stream(path, version, trackers, *anchors, events, *counts)
 
 
 def _check_trackers(path: Path, trackers: np.ndarray[Any, Any]) -> None:

@@ -28,6 +28,7 @@ FLAGS = {
 }
 
 #: Column to dtype.  Offsets and lengths are bytes, relative to the tracked volume; times are UTC.
+#: ``inode`` is the file whose page cache was written, ``inode_offset`` where in it that begins.
 COLUMNS: dict[str, Any] = {
     "time": "datetime64[ns]",
     "seq": "UInt64",
@@ -41,6 +42,7 @@ COLUMNS: dict[str, Any] = {
     "pid": "UInt32",
     "comm": "category",
     "inode": "UInt64",
+    "inode_offset": "UInt64",
 }
 
 _NEEDED = ("time", "op", "offset", "length")

@@ -20,7 +20,8 @@ from cbtlab.writes.skipped import ATTRIBUTE, KEY, LeftOut
 
 SKIPPED_OPS = ("read", "flush")
 _BLOCK = 32 << 20
-_NUMBERS = {"seq", "interval", "offset", "length", "flags", "pid", "inode"}
+_NULLABLE = ("seq", "pid", "inode", "inode_offset")
+_NUMBERS = {"interval", "offset", "length", "flags", *_NULLABLE}
 _ISO = r"^\s*\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?\s*([Zz]|[+-]\d\d:?\d\d)\s*$"
 
 
@@ -113,8 +114,7 @@ def _from_table(table: pa.Table, path: Path, start: int) -> pd.DataFrame:
             continue
         column = length if name == "length" else _column(table[name], name, path, start)
         column = column.filter(keep)
-        nullable = name in ("seq", "pid", "inode") and column.null_count
-        if nullable:
+        if name in _NULLABLE and column.null_count:
             columns[name] = column.to_pandas(types_mapper=lambda kind: pd.UInt64Dtype())
         elif column.null_count and name in ("time", "offset"):
             _refuse(path, start, pc.is_null(table[name]), table[name], name, "is missing")
@@ -228,7 +228,7 @@ def _refuse(
     flags = pc.fill_null(bad, True)
     if not pc.any(flags).as_py():
         return
-    if name in ("seq", "pid", "inode", "interval", "flags"):
+    if name in (*_NULLABLE, "interval", "flags"):
         flags = pc.and_(flags, pc.is_valid(column))  # these may be absent
         if not pc.any(flags).as_py():
             return

@@ -16,22 +16,25 @@ import pytest
 from cbtlab.errors import InputError
 from cbtlab.record import recorder
 from cbtlab.record.device_mapper import Fill, Info
-from cbtlab.record.kernel_module import FROZEN
+from cbtlab.record.kernel_module import FROZEN, Refused
 from cbtlab.record.recorder import Recorder
 
 NAMES = {"physical-bitmap.bits", "physical-discarded.bits"}
 
 
 class Tracker:
-    """Its bitmap of interval k is the byte k; a switch forgets the one before."""
+    """Its bitmap of interval k is the byte k; no switch before the one before was cleared."""
 
-    def __init__(self, interval: int) -> None:
+    def __init__(self, interval: int, single: bool) -> None:
         self.interval = interval
+        self.single = single
         self.frozen = False
         self.events = 0
 
     def status(self) -> Any:
-        return SimpleNamespace(frozen=self.frozen, faults=[], events=self.events)
+        return SimpleNamespace(
+            frozen=self.frozen, faults=[], events=self.events, interval=self.interval
+        )
 
     def changed(self, which: int) -> bytes:
         if which == FROZEN and not self.frozen:
@@ -53,8 +56,8 @@ class Module:
     def __init__(self) -> None:
         self.attached: list[Tracker] = []
 
-    def attach(self, node: str, *, interval: int, **_: Any) -> Tracker:
-        self.attached.append(Tracker(interval))
+    def attach(self, node: str, *, interval: int, single: bool = False, **_: Any) -> Tracker:
+        self.attached.append(Tracker(interval, single))
         return self.attached[-1]
 
     def info(self) -> Any:
@@ -62,6 +65,8 @@ class Module:
 
     def switch(self, trackers: list[Tracker], running: bool = False) -> Any:
         for tracker in trackers:
+            if tracker.frozen or tracker.single:
+                raise Refused("switch", errno.EEXIST)
             tracker.interval += 1
             tracker.frozen = True
         return SimpleNamespace(time_ns=1, seq=1, frozen_ns=1, suspended=True)
@@ -74,6 +79,11 @@ class Volume:
 
     def __init__(self) -> None:
         self.mapper = self
+        self.told: list[str] = []
+
+    def changes(self) -> list[str]:
+        told, self.told = self.told, []
+        return told
 
     def info(self, name: str) -> Info:
         return Info(name, 1, False, 0)
@@ -179,6 +189,43 @@ def test_the_bitmap_is_forgotten_only_when_the_record_is_written(
     assert set(order[:2]) == NAMES
     assert order[2:4] == ["snapshot", "stored"]
     assert order[-2:] == ["backup.json", "clear"]
+
+
+def test_an_interrupt_right_after_the_switch_loses_no_interval(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(played)
+    switch = played.module.switch
+
+    def interrupted(*trackers: Any, **more: Any) -> Any:
+        switch(*trackers, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(played.module, "switch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backup(played)
+    assert not saved(played, 1)["kept"] and bitmap(played, 1) == b"\1"
+    assert backup(played).k == 2 and bitmap(played, 2) == b"\2"
+
+
+def test_a_change_below_the_volume_makes_the_backup_of_its_interval_unusable(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert backup(played).unusable == []
+    played.volume.told = ["its table"]  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(played.module, "switch", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backup(played)
+    done = backup(played)  # the interval goes on, and is not what it was
+    assert (done.k, done.unusable) == (1, ["physical: its table"])
+    assert backup(played).unusable == []
+
+
+def test_a_snapshot_is_tracked_for_one_interval(played: Recorder) -> None:
+    backup(played)
+    assert [t.single for t in played.module.attached] == [False, True]  # type: ignore[attr-defined]
 
 
 def test_a_rewritten_block_is_noticed(played: Recorder) -> None:

@@ -35,6 +35,19 @@ def test_stream_is_read_back(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_batches_as_the_rings_gave_them_are_read_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    with StreamWriter(path, 1000, 2_000_000) as writer:
+        writer.add(PHYSICAL)
+        for ring in ((2, 5), (1, 3, 4), (9,), (7, 8)):
+            writer.write(b"".join(map(event, ring)))
+        writer.end(next_seq=10, dropped=1)
+    stream = open_stream(path)
+    assert stream.version == 2
+    assert stream.records["seq"].tolist() == [2, 5, 1, 3, 4, 9, 7, 8]
+    assert stream.frame()["seq"].tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+
+
 def test_tracker_that_came_later_is_named(tmp_path: Path) -> None:
     path = tmp_path / "events"
     with StreamWriter(path, 0, 0) as writer:

@@ -1,4 +1,4 @@
-"""The layouts that Python uses are those of the module's header, asked of a C compiler."""
+"""The layouts that Python uses are those of the module's headers, asked of a C compiler."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from struct import Struct
 import pytest
 
 from cbtlab.record import uapi
-from cbtlab.writes import native
+from cbtlab.writes import native, schema
 
-HEADER = Path(__file__).parents[2] / "kernel_module" / "cbt.h"
+FOLDER = Path(__file__).parents[2] / "kernel_module"
+HEADER = FOLDER / "cbt.h"
+TEXT = HEADER.read_text() + (FOLDER / "cbt_events.h").read_text()
 STRUCTS = {
     "cbt_event": uapi.EVENT,
     "cbt_attach": uapi.ATTACH,
@@ -21,14 +23,48 @@ STRUCTS = {
     "cbt_bits": uapi.BITS,
     "cbt_info": uapi.INFO,
     "cbt_status": uapi.STATUS,
+    "cbt_tail": uapi.TAIL,
+    "cbt_rings": uapi.RINGS,
+    "cbt_ring": uapi.RING,
     "cbt_stream_header": uapi.STREAM_HEADER,
     "cbt_stream_tracker": uapi.STREAM_TRACKER,
+}
+# Names in the header begin with these; the rest is the name of the enumeration's member.
+FAMILIES = {
+    "CBT_ROLE_": uapi.Role,
+    "CBT_ATTACH_": uapi.Attach,
+    "CBT_S_": uapi.State,
+    "CBT_OP_": uapi.Op,
+    "CBT_F_": uapi.Flag,
+    "CBT_K_": uapi.Known,
+}
+SINGLE = {
+    "CBT_VERSION": uapi.VERSION,
+    "CBT_GRANULARITY_MIN": uapi.GRANULARITY_MIN,
+    "CBT_GRANULARITY_MAX": uapi.GRANULARITY_MAX,
+    "CBT_TRACKERS_MAX": uapi.TRACKERS_MAX,
+    "CBT_ID_BYTES": uapi.ID_BYTES,
+    "CBT_WHY_BYTES": uapi.WHY_BYTES,
+    "CBT_NAME_BYTES": uapi.NAME_BYTES,
+    "CBT_COMM_BYTES": uapi.COMM_BYTES,
+    "CBT_SWITCH_RUNNING": uapi.SWITCH_RUNNING,
+    "CBT_SWITCH_SUSPENDED": uapi.SWITCH_SUSPENDED,
+    "CBT_BITS_ACTIVE": uapi.Which.ACTIVE,
+    "CBT_BITS_FROZEN": uapi.Which.FROZEN,
+    "CBT_BITS_CHANGED": uapi.Kind.CHANGED,
+    "CBT_BITS_DISCARDED": uapi.Kind.DISCARDED,
+    "CBT_I_NO_TABLES": uapi.NO_TABLES,
+    "CBT_STATUS_NEXT": uapi.STATUS_NEXT,
+    "CBT_MAP_TAILS": uapi.MAP_TAILS,
+    "CBT_MAP_RINGS": uapi.MAP_RINGS,
+    "CBT_STREAM_VERSION": uapi.STREAM_VERSION,
+    "CBT_STREAM_BATCH": uapi.STREAM_BATCH,
 }
 
 
 def fields(name: str) -> list[str]:
-    """Return the members of a struct in the header, reserved ones left out."""
-    found = re.search(rf"struct {name} \{{(.*?)\}};", HEADER.read_text(), re.S)
+    """Return the members of a struct in the headers, reserved ones left out."""
+    found = re.search(rf"struct {name} \{{(.*?)\}};", TEXT, re.S)
     assert found
     body = re.sub(r"/\*.*?\*/", "", found[1], flags=re.S)
     names = re.findall(r"(\w+)(?:\[\w+\])?;", body)
@@ -37,12 +73,12 @@ def fields(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """Every size, offset and number of the header, by its C expression."""
+    """Every size, offset and number of the headers, by its C expression."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc")
-    calls = re.findall(r"#define (CBT_IOC_\w+)", HEADER.read_text())
-    constants = re.findall(r"#define (CBT_\w+) (?:0x[0-9a-f]+|\d+)\b", HEADER.read_text())
-    asked = [*calls, *constants]
+    # Every object-like macro but the guards, which are empty, and what is a string.
+    macros = re.findall(r'^#define (CBT_\w+)[ \t]+(?!")\S', TEXT, re.M)
+    asked = list(macros)
     for name in STRUCTS:
         asked.append(f"sizeof(struct {name})")
         for field in fields(name):
@@ -62,6 +98,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         text: int(number)
         for number, text in (t.split(" ", 1) for t in told.stdout.split("\n") if t)
     }
+
+
+def test_no_struct_is_left_out() -> None:
+    assert set(re.findall(r"^struct (\w+) \{", TEXT, re.M)) == set(STRUCTS)
 
 
 @pytest.mark.parametrize("name", STRUCTS)
@@ -96,32 +136,19 @@ def members(layout: Struct) -> list[tuple[int, int]]:
     return found
 
 
-def test_ioctl_numbers_are_the_headers(compiled: dict[str, int]) -> None:
-    numbers = {name: number for name, number in compiled.items() if name.startswith("CBT_IOC_")}
-    assert len(numbers) == 8
-    for name, number in numbers.items():
-        assert getattr(uapi, name.removeprefix("CBT_")) == number, name
+def test_every_number_of_the_headers_is_known(compiled: dict[str, int]) -> None:
+    """Both ways: no macro without its name in Python, no member without its macro."""
+    known = dict(SINGLE)
+    known |= {f"{prefix}{m.name}": m for prefix, family in FAMILIES.items() for m in family}
+    calls = {name for name in dir(uapi) if name.startswith("IOC_")}
+    assert len(calls) == 11
+    known |= {f"CBT_{name}": getattr(uapi, name) for name in calls}
+    assert known == {name: n for name, n in compiled.items() if name.startswith("CBT_")}
 
 
-def test_constants_are_the_headers(compiled: dict[str, int]) -> None:
-    for value, name in (
-        (uapi.VERSION, "CBT_VERSION"),
-        (uapi.Role.PHYSICAL, "CBT_ROLE_PHYSICAL"),
-        (uapi.Role.SNAPSHOT, "CBT_ROLE_SNAPSHOT"),
-        (uapi.Which.ACTIVE, "CBT_BITS_ACTIVE"),
-        (uapi.Which.FROZEN, "CBT_BITS_FROZEN"),
-        (uapi.Kind.CHANGED, "CBT_BITS_CHANGED"),
-        (uapi.Kind.DISCARDED, "CBT_BITS_DISCARDED"),
-        (uapi.SWITCH_RUNNING, "CBT_SWITCH_RUNNING"),
-        (uapi.SWITCH_SUSPENDED, "CBT_SWITCH_SUSPENDED"),
-        (uapi.STATUS_NEXT, "CBT_STATUS_NEXT"),
-        (uapi.TRACKERS_MAX, "CBT_TRACKERS_MAX"),
-        (uapi.OP_END, "CBT_OP_END"),
-        (uapi.STREAM_VERSION, "CBT_STREAM_VERSION"),
-    ):
-        assert value == compiled[name], name
-    for state in uapi.State:
-        assert state == compiled[f"CBT_S_{state.name}"]
+def test_strings_are_the_headers() -> None:
+    assert f'#define CBT_DEVICE "{uapi.DEVICE}"' in TEXT
+    assert f'#define CBT_STREAM_MAGIC "{uapi.STREAM_MAGIC.decode()}"' in TEXT
 
 
 def test_package_reads_the_same_records() -> None:
@@ -138,12 +165,17 @@ def test_package_reads_the_same_records() -> None:
             if name != "padding"
         ]
         assert members(layout) == named
+    assert {flag.name.lower(): flag for flag in uapi.Flag if flag.name} == schema.FLAGS
+    assert [op.name.lower() for op in uapi.Op][:-1] == list(schema.OPS)
 
 
 def test_record_needs_only_the_standard_library() -> None:
-    words = "import cbtlab.record.kernel_module, sys; print(*sys.modules)"
+    names = [
+        f"cbtlab.record.{path.stem}" for path in (FOLDER.parent / "cbtlab/record").glob("*.py")
+    ]
+    words = f"import {', '.join(names)}, sys; print(*sys.modules)"
     told = subprocess.run(
         ["python3", "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {words}"],
-        cwd=HEADER.parents[1], capture_output=True, text=True, check=True,
+        cwd=FOLDER.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert not {"numpy", "pandas", "click", "tqdm"} & set(told.stdout.split())

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from streams import event, stream
 
 from cbtlab.errors import InputError
-from cbtlab.writes import COLUMNS, read_writes
-from cbtlab.writes.native import open_stream
+from cbtlab.writes import COLUMNS, native, read_writes
+from cbtlab.writes.native import EVENT, from_spans, open_stream
 
 EVENTS = [
-    event(1, 0, 4096, known=5, inode=12),
+    event(1, 0, 4096, known=7, inode=12, inode_offset=8192),
     event(2, 8192, 512, tracker=2, op="discard", interval=1, known=0),
     event(5, 4096, 4096, flags=3, comm=b"sixteen-chars-xy"),
 ]
@@ -49,6 +50,8 @@ def test_every_field_arrives(tmp_path: Path) -> None:
     assert frame["pid"].isna().tolist() == [False, True, False]
     assert frame["comm"].isna().tolist() == [False, True, False]
     assert frame["inode"].isna().tolist() == [False, True, True]
+    assert frame["inode_offset"].fillna(0).tolist() == [8192, 0, 0]
+    assert frame["inode_offset"].isna().tolist() == [False, True, True]
     assert third["comm"] == "sixteen-chars-xy"
     assert third["flags"] == 3
 
@@ -72,7 +75,7 @@ def test_a_stream_without_its_end_is_refused_but_can_be_salvaged(tmp_path: Path)
 @pytest.mark.parametrize(
     ("at", "value", "fault"),
     [
-        (8, b"\x02", "version 2"),
+        (8, b"\x03", "version 3"),
         (0, b"X", "not a native write stream"),
         (16, b"\x51", "contradicts"),
         (20, b"\xff\xff\xff\xff", "contradicts"),
@@ -131,6 +134,85 @@ def test_a_write_on_a_volume_that_has_grown_is_read(tmp_path: Path) -> None:
     """It happened; a case of the old size refuses it."""
     frame = read_writes(save(tmp_path, stream([event(1, 1 << 20, 512)], next_seq=2)))
     assert frame["offset"].tolist() == [1 << 20]
+
+
+def test_an_offset_is_known_or_not_by_itself(tmp_path: Path) -> None:
+    data = stream([event(1, 0, 1, known=1, inode=3, inode_offset=9)], next_seq=2)
+    frame = read_writes(save(tmp_path, data))
+    assert frame["inode"].tolist() == [3]
+    assert frame["inode_offset"].isna().tolist() == [True]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_both_versions_read(tmp_path: Path, version: int) -> None:
+    opened = open_stream(save(tmp_path, stream(EVENTS, next_seq=8, dropped=4, version=version)))
+    assert opened.events["seq"].tolist() == [1, 2, 5]
+    assert (opened.version, opened.dropped, opened.next_seq) == (version, 4, 8)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_batches_of_any_order_are_read_by_number(tmp_path: Path, data: st.DataObject) -> None:
+    """Rows of a few at a time, so that windows and batches end at all places of each other."""
+    batch = data.draw(st.integers(1, 9))
+    seqs = sorted(data.draw(st.sets(st.integers(1, 90), max_size=60)))
+    saved: list[int] = []
+    while seqs:
+        span = [seq for seq in seqs if seq < seqs[0] + batch]
+        seqs = seqs[len(span) :]
+        saved += data.draw(st.permutations(span))
+    times = {seq: 100 * seq + data.draw(st.integers(0, 300)) for seq in saved}
+    path = save(
+        tmp_path,
+        stream([event(s, 512 * s, 1, time_ns=times[s]) for s in saved], next_seq=91),
+    )
+    rows = data.draw(st.integers(1, 20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(native.DISORDER, 2, batch)
+        opened = open_stream(path)
+        chunks = list(opened.chunks(rows))
+        assert opened.events["seq"].tolist() == sorted(saved)
+    assert max(map(len, chunks)) <= rows
+    frame = pd.concat(chunks)
+    assert frame["seq"].tolist() == sorted(saved)
+    assert frame["offset"].tolist() == [512 * seq for seq in sorted(saved)]
+    highest = [max(times[s] for s in saved if s <= seq) for seq in sorted(saved)]
+    assert (frame["time"].astype("int64") - 1_700_000_000_000_000_000 + 1000).tolist() == highest
+
+
+def test_a_larger_disorder_is_damage(tmp_path: Path) -> None:
+    # The first number comes last, after as many others as a batch cannot hold beside it.
+    seqs = [*range(2, 10), 1]
+    path = save(tmp_path, stream([event(seq, 0, 1) for seq in seqs], next_seq=10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(native.DISORDER, 2, 8)
+        assert [len(chunk) for chunk in open_stream(path).chunks(1)] == [1] * 9
+        patch.setitem(native.DISORDER, 2, 7)
+        with pytest.raises(InputError, match="out of their order"):
+            list(open_stream(path).chunks(1))
+    backward = save(tmp_path, stream(EVENTS[::-1], next_seq=8, dropped=4, version=1))
+    with pytest.raises(InputError, match="out of their order"):
+        read_writes(backward)
+
+
+def test_a_number_that_stands_twice_is_damage(tmp_path: Path) -> None:
+    path = save(tmp_path, stream([EVENTS[0], EVENTS[0]], next_seq=3))
+    with pytest.raises(InputError, match="twice"):
+        read_writes(path)
+
+
+def test_spans_become_one_array_by_number() -> None:
+    records = [event(seq, 4096 * seq, 512, comm=b"dd") for seq in (2, 5, 9, 1, 3, 4)]
+    spans = [memoryview(b"".join(part)) for part in (records[:2], records[2:3], records[3:])]
+    events = from_spans(spans)
+    assert events.dtype == EVENT
+    assert events["seq"].tolist() == [1, 2, 3, 4, 5, 9]
+    assert events["offset"].tolist() == [4096 * seq for seq in (1, 2, 3, 4, 5, 9)]
+    for span in spans:
+        span.release()  # nothing holds the memory
+    assert len(from_spans([])) == 0
 
 
 def test_chunks_are_the_whole(tmp_path: Path) -> None:

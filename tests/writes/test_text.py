@@ -101,12 +101,12 @@ def test_other_columns_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_what_is_saved_is_read_again(tmp_path: Path, suffix: str) -> None:
-    head = HEAD + ",seq,pid,comm,inode,overlap,flags,volume,interval"
+    head = HEAD + ",seq,pid,comm,inode,inode_offset,overlap,flags,volume,interval"
     frame = read_writes(
         csv(
             tmp_path,
-            "1700000000123456789,write,0,512,1,7,sh,12,true,3,snapshot,4",
-            "1700000000123456790,discard,512,512,2,,,,false,0,physical,4",
+            "1700000000123456789,write,0,512,1,7,sh,12,8192,true,3,snapshot,4",
+            "1700000000123456790,discard,512,512,2,,,,,false,0,physical,4",
             head=head,
         )
     )
