@@ -47,10 +47,12 @@ static int check_disk(struct block_device *bdev, struct cbt_why *why)
 {
 	int err = check_driver(bdev->bd_disk);
 
-	if (err)
+	if (err == -EOPNOTSUPP)
 		return cbt_refuse(why, err,
 				  "%pg: not a bio-based device-mapper volume; put a device-mapper linear target (LVM) on top and attach to that",
 				  bdev);
+	if (err)
+		return err;
 	if (blk_queue_dax(bdev->bd_disk->queue))
 		return cbt_refuse(why, -EOPNOTSUPP,
 				  "%pg: DAX writes would bypass the write handler", bdev);
@@ -263,18 +265,7 @@ out_free:
 
 static int check_not_suspended(struct cbt_tracker *tracker, struct cbt_why *why)
 {
-	struct cbt_mapper mapper;
-	bool suspended;
-	int err;
-
-	err = cbt_mapper_open(&mapper, tracker->hook->disk);
-	if (err == -EOPNOTSUPP)
-		return 0;
-	if (err)
-		return err;
-	suspended = cbt_mapper_suspended(&mapper);
-	cbt_mapper_close(&mapper);
-	if (!suspended)
+	if (!cbt_mapper_suspended(&tracker->hook->mapper))
 		return 0;
 	return cbt_refuse(why, -EDEADLK,
 			  "%s: is suspended, and closing it may wait for its resume; resume it first",
@@ -335,10 +326,12 @@ out:
 /* New rings, a new generation, ids from 1 again. */
 int cbt_reset_rings(u64 events, struct cbt_why *why)
 {
-	int err = mutex_lock_killable(&cbt_tracker_lock);
+	int err;
 
+	mutex_lock(&cbt_rings.lock);
+	err = mutex_lock_killable(&cbt_tracker_lock);
 	if (err)
-		return err;
+		goto out;
 	if (list_empty(&cbt_trackers))
 		err = cbt_ring_set(events, why);
 	else
@@ -346,5 +339,7 @@ int cbt_reset_rings(u64 events, struct cbt_why *why)
 	if (!err)
 		last_id = 0;
 	mutex_unlock(&cbt_tracker_lock);
+out:
+	mutex_unlock(&cbt_rings.lock);
 	return err;
 }

@@ -52,21 +52,25 @@ int cbt_bits_copy(struct cbt_bits *call, void *buffer)
 	return err;
 }
 
-/* @loaded counts the bytes of both bitmaps, one after the other. */
+/*
+ * @loaded counts the bytes of both bitmaps, one after the other.  What comes
+ * from user space is compared before it is added to.
+ */
 static int add_part(struct cbt_tracker *tracker, const struct cbt_bits *call,
 		    const void *buffer, struct cbt_why *why)
 {
 	struct cbt_bitmap *map = map_of(tracker, call);
 	u64 bytes = cbt_bitmap_bytes(map->blocks);
 	u64 before = call->kind == CBT_BITS_DISCARDED ? bytes : 0;
-	bool last = call->offset + call->length == bytes;
 
 	if (!(atomic_read(&tracker->states) & CBT_S_LOADING))
 		return cbt_refuse(why, -ENODATA, "load: %s was not attached to go on",
 				  tracker->name);
-	if (before + call->offset != tracker->loaded || !call->length ||
-	    call->length > bytes - call->offset ||
-	    (!last && call->length % sizeof(u64)))
+	if (tracker->sealed)
+		return cbt_refuse(why, -ESTALE, "load: %s is sealed", tracker->name);
+	if (call->offset > bytes || !call->length || call->length > bytes - call->offset ||
+	    before + call->offset != tracker->loaded ||
+	    (call->offset + call->length < bytes && call->length % sizeof(u64)))
 		return cbt_refuse(why, -EINVAL, "load: not the next part of the bitmap");
 	if (call->kind == CBT_BITS_DISCARDED)
 		WRITE_ONCE(tracker->bits[tracker->active].discards, true);

@@ -24,10 +24,11 @@
  * "in" and "out" are seen from the module.  Fields named reserved, and bits
  * of flags without a name here, must be zero, or the call is EINVAL.
  *
- * Errors of every ioctl: ENOTTY unknown call; EFAULT bad pointer; EPERM
- * without CAP_SYS_ADMIN (as is open); EINTR a signal came while waiting for
- * another call.  A refusal that is not obvious is explained by a sentence:
- * CBT_IOC_WHY gives it, and the kernel log has it too.
+ * Errors of every ioctl: ENOTTY unknown call; EFAULT bad pointer, and nothing
+ * was done; EPERM without CAP_SYS_ADMIN (as is open); EINTR a signal came while
+ * waiting (a deadly one, while waiting for another call).  A refusal that is
+ * not obvious is explained by a sentence: CBT_IOC_WHY gives it, and the kernel
+ * log has it too.
  */
 #ifndef CBT_H
 #define CBT_H
@@ -117,7 +118,9 @@ struct cbt_attach {
  * ENOENT, ENOTBLK, ENXIO: no such device.  EINVAL: granularity, role, flags.
  * EOPNOTSUPP: a disk that is neither a bio-based device-mapper volume nor brd
  * (put a device-mapper linear target on top), DAX, or zoned.  ENODATA: an empty
- * device (no table loaded yet).  ELOOP: @log_fd lies on the volume.
+ * device (no table loaded yet).  ELOOP: @log_fd is on a file system that lies
+ * directly on the volume (btrfs does not tell, nor do stacks: look at those
+ * yourself).
  * ENOMEM: the bitmaps cannot be had.  ENOSPC: all 65535 ids are used up.
  * EEXIST: a tracker of that @generation is attached already.
  * EBUSY: another program has replaced our handler on this disk, or the disk
@@ -134,7 +137,8 @@ struct cbt_attach {
  * frozen within five seconds; the tracker goes on.
  *
  * EDEADLK: the volume is suspended: if the tracker is the last that has it
- * open, closing writes back its dirty page cache, and waits for the resume.
+ * open, closing writes back its dirty page cache, and waits for the resume.  So
+ * it does, unseen, where a volume below is suspended: resume that first.
  */
 #define CBT_IOC_DETACH _IOW('C', 0x02, __u32)
 
@@ -185,19 +189,24 @@ struct cbt_switch {
  * be called between dmsetup suspend and dmsetup resume: then nothing is in
  * flight, and what waits is marked again, in the new interval, when it is
  * submitted after the resume.  A resume that comes meanwhile waits for the
- * call; a switch that comes while a resume is under way finds the volume not
- * suspended.  All trackers switch, or none.
+ * call (and gives up, EINTR, at a signal); a switch that comes while a resume is
+ * under way finds the volume not suspended, for which it may have to suspend
+ * and resume it once more.  All trackers switch, or none.
  *
  * With @wait_ms the call is made before the suspend and returns when it has
  * switched: for programs that suspend and resume in one breath (lvcreate -s).
+ * It takes the first suspend that comes, so nobody else may reload the volume's
+ * table meanwhile; and if a short one is missed (ETIMEDOUT), the snapshot that
+ * was made in it belongs to no interval and is to be thrown away.
  *
  * The frozen bitmaps must have been read, saved and cleared (CBT_IOC_CLEAR):
- * a switch drops nothing, and takes no longer on a large volume.
+ * a switch drops nothing, and takes no longer on a large volume.  Each volume
+ * costs the time of one freeze (a grace period), one after the other.
  *
  * ENOENT: no such tracker.  EINVAL: count, flags, one id twice, a tracker of
  * one interval.  EEXIST: the frozen bitmaps were not cleared.  ESTALE: sealed.
- * EBUSY: a volume is not suspended (and CBT_SWITCH_RUNNING not given), or could
- * not be frozen within five seconds.  ETIMEDOUT: @wait_ms are over.
+ * EBUSY: a volume is not suspended (and CBT_SWITCH_RUNNING not given), could not
+ * be held or frozen within five seconds, or is in CBT_S_LOADING.  ETIMEDOUT: @wait_ms are over.
  * EOPNOTSUPP: a volume that is not device-mapper's cannot be suspended, and
  * CBT_SWITCH_RUNNING is not given.  EOVERFLOW: the interval is 2^32 - 1.
  */
@@ -205,7 +214,8 @@ struct cbt_switch {
 
 /*
  * Zeroes a tracker's frozen bitmaps, when they have been read and saved: the
- * next switch needs them.  The argument is the id.  ENOENT.
+ * next switch needs them.  The argument is the id.  ENOENT.  A tracker has one
+ * owner, who saves and clears: for a second program attach a second tracker.
  */
 #define CBT_IOC_CLEAR _IOW('C', 0x04, __u32)
 
@@ -256,13 +266,13 @@ struct cbt_bits {
  * @which CBT_BITS_ACTIVE; @interval is not used; @length at most 1 MiB, and a
  * multiple of 8 but for the last part of a bitmap.
  * ENOENT.  EINVAL: a part that is not the next one, pad bits set.  ENODATA:
- * the tracker is not loading.
+ * the tracker is not loading.  ESTALE: it is sealed.
  */
 #define CBT_IOC_LOAD _IOWR('C', 0x0a, struct cbt_bits)
 
 /* ---- state --------------------------------------------------------------- */
 
-/* cbt_info.flags: exchanges of device-mapper tables cannot be seen here */
+/* cbt_info.flags: exchanges of device-mapper tables cannot be seen, or one was not */
 #define CBT_I_NO_TABLES 0x1
 
 /**
@@ -282,7 +292,7 @@ struct cbt_bits {
  * @realtime_ns:	was made: the anchor of all events' times
  * @trackers: attached now
  * @flags: CBT_I_*
- * @rings: one for each possible CPU
+ * @rings: one for each CPU number that is possible here
  * @ring_room: events in each; a power of two
  * @tails_bytes: of the mapping CBT_MAP_TAILS
  * @rings_bytes: of the mapping CBT_MAP_RINGS
@@ -316,7 +326,8 @@ struct cbt_info {
  * power of two for each CPU), forgets what is in them, and begins a new
  * sequence at 1 under a new generation, ids at 1 too.  EINVAL: out of range.
  * EBUSY: a tracker is attached, or there is a reader.  ENOMEM.  (At load:
- * ring_events=N.)
+ * ring_events=N; without it 2^18, and at least 4096 a CPU.)  Who has mapped
+ * CBT_MAP_RINGS alone goes on looking at the old ones.
  */
 #define CBT_IOC_RING _IOW('C', 0x07, __u64)
 
@@ -327,11 +338,11 @@ struct cbt_info {
 #define CBT_IOC_WHY _IOR('C', 0x0b, char[CBT_WHY_BYTES])
 
 /* cbt_status.states: sticky, why the next backup may have to be a full one */
-#define CBT_S_GREW 0x1	/* writes past the attached size: see grown_to */
-#define CBT_S_SHRANK 0x2	/* the volume became smaller than attached */
+#define CBT_S_GREW 0x1	/* is larger than attached, or was written there */
+#define CBT_S_SHRANK 0x2	/* became smaller, if only for a while */
 #define CBT_S_RUNNING 0x4	/* switched while not suspended */
 #define CBT_S_UNHOOKED 0x8	/* our handler was replaced: writes may go unseen */
-#define CBT_S_GONE 0x10	/* the device was removed */
+#define CBT_S_GONE 0x10	/* the device was removed (refused while it is open) */
 #define CBT_S_TABLE 0x20	/* its table was exchanged: content may have changed unseen */
 #define CBT_S_UNCLEAN 0x40	/* attached after a crash: earlier bits are lost */
 #define CBT_S_LOADING 0x80	/* earlier bits are not all back */
@@ -369,7 +380,7 @@ struct cbt_info {
  * @bytes: their lengths added up, remainders left out
  * @discards: of @events, discards and secure erases
  * @remainders: of @events, those marked CBT_F_REMAINDER
- * @tables: exchanges of its device-mapper table seen
+ * @tables: exchanges of its device-mapper table seen, failed ones too
  */
 struct cbt_status {
 	__u32 tracker;

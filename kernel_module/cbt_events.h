@@ -49,8 +49,8 @@
  *	the time that takes
  * @offset: bytes from the start of the volume
  * @length: bytes; may reach past the attached size where the volume has grown
- * @inode: of the one file whose page cache was written, if CBT_K_INODE; on a
- *	file system with several trees (btrfs) unique within one of them
+ * @inode: of the one file whose page cache was written, if CBT_K_INODE (ext4,
+ *	XFS, FAT, NTFS; btrfs does not tell its device, so never there)
  * @inode_offset: bytes from the start of that file, if CBT_K_INODE_OFFSET;
  *	@length bytes of the file follow from there
  * @interval: the tracker's interval, in whose bitmap the bits were set

@@ -17,9 +17,9 @@
 
 #include "module.h"
 
-static unsigned long ring_events = 1 << 18;
+static unsigned long ring_events;
 module_param(ring_events, ulong, 0444);
-MODULE_PARM_DESC(ring_events, "room for events of all CPUs until they are read (80 bytes each)");
+MODULE_PARM_DESC(ring_events, "room for events of all CPUs until they are read, 80 bytes each (0: 2^18, 4096 a CPU at least)");
 
 static int device_of(const struct cbt_attach *call, dev_t *dev)
 {
@@ -45,7 +45,9 @@ static long do_attach(void __user *arg, struct cbt_why *why)
 	dev_t dev;
 	int err;
 
-	if (copy_from_user(&call, arg, sizeof(call)))
+	/* Where the answer cannot be given, nothing is done. */
+	if (copy_from_user(&call, arg, sizeof(call)) ||
+	    copy_to_user(arg, &call, sizeof(call)))
 		return -EFAULT;
 	err = device_of(&call, &dev);
 	if (!err)
@@ -65,7 +67,9 @@ static long do_switch(void __user *arg, struct cbt_why *why)
 	u32 *ids;
 	int err;
 
-	if (copy_from_user(&call, arg, sizeof(call)))
+	/* Where the answer cannot be given, nothing is done. */
+	if (copy_from_user(&call, arg, sizeof(call)) ||
+	    copy_to_user(arg, &call, sizeof(call)))
 		return -EFAULT;
 	if (!call.count || call.count > CBT_TRACKERS_MAX || call.reserved ||
 	    call.flags & ~CBT_SWITCH_RUNNING)
@@ -157,7 +161,7 @@ static long do_ring(void __user *arg, struct cbt_why *why)
 
 	if (copy_from_user(&events, arg, sizeof(events)))
 		return -EFAULT;
-	return cbt_reset_rings(events, why);
+	return events ? cbt_reset_rings(events, why) : -EINVAL;
 }
 
 static long with_id(void __user *arg, struct cbt_why *why,
@@ -292,15 +296,20 @@ static int __init cbt_init(void)
 	int err;
 
 	cbt_event_init();
-	err = cbt_ring_set(ring_events, &why);
+	err = cbt_reset_rings(ring_events, &why);
 	if (err)
 		return err;
+	err = cbt_mapper_init();
+	if (err)
+		goto out_rings;
 	cbt_table_watch();
 	err = misc_register(&cbt_device);
-	if (err) {
-		cbt_table_unwatch();
-		cbt_ring_free();
-	}
+	if (!err)
+		return 0;
+	cbt_table_unwatch();
+	cbt_mapper_exit();
+out_rings:
+	cbt_ring_free();
 	return err;
 }
 
@@ -308,6 +317,7 @@ static void __exit cbt_exit(void)
 {
 	misc_deregister(&cbt_device);
 	cbt_table_unwatch();
+	cbt_mapper_exit();
 	cbt_hook_free_retired();
 	cbt_ring_free();
 }

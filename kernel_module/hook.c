@@ -19,8 +19,7 @@
  * switch under suspend sound.
  *
  * Memory of a hook is kept until the module is unloaded, because another CPU
- * may have loaded the pointer to its copy for some other operation.  A hook
- * out of use serves the next disk of the same driver.
+ * may have loaded the pointer to its copy for some other operation.
  */
 #include <linux/blk-mq.h>
 #include <linux/hash.h>
@@ -28,6 +27,7 @@
 #include <linux/rculist.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 
 #include "module.h"
 
@@ -138,12 +138,19 @@ bool cbt_hook_in_place(struct cbt_hook *hook)
 	return READ_ONCE(hook->disk->fops) == &hook->ops;
 }
 
+/*
+ * A hook out of use serves again where its copy of the operations is what is
+ * wanted, to the last byte: somebody may still be reading it.
+ */
 static struct cbt_hook *make_hook(struct gendisk *disk)
 {
+	struct block_device_operations ops = *disk->fops;
 	struct cbt_hook *hook;
 
+	ops.submit_bio = cbt_submit_bio;
+	cbt_drop_bypass(&ops);
 	list_for_each_entry(hook, &retired, retired) {
-		if (hook->driver == disk->fops) {
+		if (!memcmp(&hook->ops, &ops, sizeof(ops))) {
 			list_del(&hook->retired);
 			goto found;
 		}
@@ -151,27 +158,28 @@ static struct cbt_hook *make_hook(struct gendisk *disk)
 	hook = kzalloc(sizeof(*hook), GFP_KERNEL);
 	if (!hook)
 		return NULL;
+	hook->ops = ops;
 found:
-	hook->disk = disk;
+	WRITE_ONCE(hook->disk, disk);
 	hook->driver = disk->fops;
-	hook->ops = *disk->fops;
-	hook->ops.submit_bio = cbt_submit_bio;
-	cbt_drop_bypass(&hook->ops);
 	hook->events = false;
 	hook->epoch = 0;
 	atomic64_set(&hook->tables, 0);
+	atomic64_set(&hook->shrinks, 0);
 	memset(&hook->remainders, 0, sizeof(hook->remainders));
 	INIT_LIST_HEAD(&hook->trackers);
 	return hook;
 }
 
 /*
- * The grace period lets those finish who walk the bucket that the hook was in:
- * submits to another disk, which our frozen queue did not wait for.
+ * Under the tracker lock.  The grace period lets those finish who walk the
+ * bucket that the hook was in: submits to another disk, which our frozen queue
+ * did not wait for.
  */
 static void retire(struct cbt_hook *hook)
 {
 	synchronize_rcu();
+	cbt_mapper_close(&hook->mapper);
 	list_add(&hook->retired, &retired);
 }
 
@@ -192,6 +200,35 @@ static int refuse_replaced(struct gendisk *disk, struct cbt_why *why)
 			  disk->disk_name);
 }
 
+static int open_mapper(struct cbt_hook *hook, struct cbt_why *why)
+{
+	int err = cbt_mapper_open(&hook->mapper, hook->disk);
+
+	if (!err || err == -EOPNOTSUPP) /* brd is not device-mapper's */
+		return 0;
+	list_add(&hook->retired, &retired);
+	return cbt_refuse(why, err, "%s: no memory for a hook", hook->disk->disk_name);
+}
+
+static int install(struct cbt_hook *hook, struct cbt_tracker *tracker, bool first,
+		   struct cbt_why *why)
+{
+	int err = cbt_hook_freeze(hook->disk, why);
+
+	if (err)
+		return err;
+	tracker->hook = hook;
+	tracker->since = ++hook->epoch;
+	tracker->tables = atomic64_read(&hook->tables);
+	tracker->shrinks = atomic64_read(&hook->shrinks);
+	list_add_tail(&tracker->on_hook, &hook->trackers);
+	look_for_events(hook);
+	if (first)
+		WRITE_ONCE(hook->disk->fops, &hook->ops);
+	cbt_hook_thaw(hook->disk);
+	return 0;
+}
+
 /* Under the tracker lock. */
 int cbt_hook_add(struct cbt_tracker *tracker, struct cbt_why *why)
 {
@@ -200,31 +237,33 @@ int cbt_hook_add(struct cbt_tracker *tracker, struct cbt_why *why)
 	bool first = !hook;
 	int err;
 
-	if (first)
-		hook = make_hook(disk);
-	if (!hook)
-		return cbt_refuse(why, -ENOMEM, "%s: no memory for a hook", disk->disk_name);
 	if (!first && !cbt_hook_in_place(hook))
 		return refuse_replaced(disk, why);
-	if (first)
+	if (first) {
+		hook = make_hook(disk);
+		if (!hook)
+			return cbt_refuse(why, -ENOMEM, "%s: no memory for a hook",
+					  disk->disk_name);
+		err = open_mapper(hook, why);
+		if (err)
+			return err;
 		show_hook(hook);
-	err = cbt_hook_freeze(disk, why);
-	if (err) {
-		if (first) {
-			hide_hook(hook);
-			retire(hook);
-		}
-		return err;
 	}
-	tracker->hook = hook;
-	tracker->since = ++hook->epoch;
-	tracker->tables = atomic64_read(&hook->tables);
-	list_add_tail(&tracker->on_hook, &hook->trackers);
-	look_for_events(hook);
-	if (first)
-		WRITE_ONCE(disk->fops, &hook->ops);
-	cbt_hook_thaw(disk);
-	return 0;
+	err = install(hook, tracker, first, why);
+	if (err && first) {
+		hide_hook(hook);
+		retire(hook);
+	}
+	return err;
+}
+
+/*
+ * With the queue frozen: may the driver's operations be put back?  They may be
+ * there already, put back by somebody who had laid his own under ours.
+ */
+static bool removable(struct cbt_hook *hook)
+{
+	return cbt_hook_in_place(hook) || READ_ONCE(hook->disk->fops) == hook->driver;
 }
 
 /* Under the tracker lock. */
@@ -237,7 +276,7 @@ int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why)
 
 	if (err)
 		return err;
-	if (last && !cbt_hook_in_place(hook))
+	if (last && !removable(hook))
 		err = refuse_replaced(disk, why);
 	else
 		err = cbt_tracker_missed(tracker, why);
@@ -258,12 +297,15 @@ int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why)
 }
 
 /* From a probe: nothing may be waited for. */
-void cbt_hook_table_exchanged(struct gendisk *disk)
+void cbt_hook_table_exchanged(struct gendisk *disk, bool smaller)
 {
 	struct cbt_hook *hook = find_hook(disk);
 
-	if (hook)
-		atomic64_inc(&hook->tables);
+	if (!hook)
+		return;
+	atomic64_inc(&hook->tables);
+	if (smaller)
+		atomic64_inc(&hook->shrinks);
 }
 
 /*

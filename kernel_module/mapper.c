@@ -11,12 +11,16 @@
  * taken back; on a running one, which is told from it by asking again, it
  * suspends for that long.
  */
+#include <linux/completion.h>
 #include <linux/device-mapper.h>
+#include <linux/err.h>
 #include <linux/kernfs.h>
 #include <linux/kobject.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/workqueue.h>
 
 #include "module.h"
 
@@ -59,7 +63,10 @@ out:
 	return -EOPNOTSUPP;
 }
 
-/* dm's answer takes one spinlock and no memory.  False: not, or not dm's. */
+/*
+ * Under the tracker lock.  dm's answer takes one spinlock and no memory.
+ * False: not suspended, or not dm's.
+ */
 bool cbt_mapper_suspended(struct cbt_mapper *mapper)
 {
 	ssize_t length;
@@ -72,24 +79,109 @@ bool cbt_mapper_suspended(struct cbt_mapper *mapper)
 	return length > 0 && mapper->page[0] == '1';
 }
 
-void cbt_mapper_hold(struct cbt_mapper *mapper)
+/* ---- holding ---- */
+
+/**
+ * struct cbt_hold - a volume that cannot be resumed, or is about to be so
+ * @work: the suspend, which waits for dm's lock
+ * @done: it has been made
+ * @lock: of the following
+ * @held: it has been made, and the caller must take it back
+ * @abandoned: the caller has gone: the work takes it back
+ * @md: with a reference of its own
+ */
+struct cbt_hold {
+	struct work_struct work;
+	struct completion done;
+	struct mutex lock; /* of held and abandoned */
+	bool held;
+	bool abandoned;
+	struct mapped_device *md;
+};
+
+static struct workqueue_struct *queue;
+
+int cbt_mapper_init(void)
 {
-	if (!mapper->md)
-		return;
-	dm_internal_suspend_noflush(mapper->md);
-	mapper->held = true;
+	queue = alloc_workqueue("cbt", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	return queue ? 0 : -ENOMEM;
 }
 
-void cbt_mapper_release(struct cbt_mapper *mapper)
+/* Waits for holds that were abandoned. */
+void cbt_mapper_exit(void)
 {
-	if (mapper->held)
-		dm_internal_resume(mapper->md);
-	mapper->held = false;
+	destroy_workqueue(queue);
+}
+
+static void free_hold(struct cbt_hold *hold)
+{
+	dm_put(hold->md);
+	kfree(hold);
+}
+
+static void make_hold(struct work_struct *work)
+{
+	struct cbt_hold *hold = container_of(work, struct cbt_hold, work);
+	unsigned int noio = memalloc_noio_save();
+	bool abandoned;
+
+	dm_internal_suspend_noflush(hold->md);
+	mutex_lock(&hold->lock);
+	abandoned = hold->abandoned;
+	hold->held = !abandoned;
+	complete(&hold->done);
+	mutex_unlock(&hold->lock);
+	if (abandoned) {
+		dm_internal_resume(hold->md);
+		free_hold(hold);
+	}
+	memalloc_noio_restore(noio);
+}
+
+/*
+ * dm's lock may be held by a resume that waits for a volume below, which the
+ * caller holds already: so it is not waited for without a limit.
+ * -EBUSY: not within five seconds.  NULL: not device-mapper's.
+ */
+struct cbt_hold *cbt_mapper_hold(struct cbt_mapper *mapper)
+{
+	struct cbt_hold *hold;
+	bool held;
+
+	if (!mapper->md)
+		return NULL;
+	hold = kzalloc(sizeof(*hold), GFP_KERNEL);
+	if (!hold)
+		return ERR_PTR(-ENOMEM);
+	hold->md = dm_get_md(disk_devt(dm_disk(mapper->md)));
+	if (!hold->md) {
+		kfree(hold);
+		return ERR_PTR(-ENXIO);
+	}
+	INIT_WORK(&hold->work, make_hold);
+	init_completion(&hold->done);
+	mutex_init(&hold->lock);
+	queue_work(queue, &hold->work);
+	wait_for_completion_timeout(&hold->done, CBT_FREEZE_TIMEOUT);
+	mutex_lock(&hold->lock);
+	held = hold->held;
+	hold->abandoned = !held;
+	mutex_unlock(&hold->lock);
+	return held ? hold : ERR_PTR(-EBUSY);
+}
+
+void cbt_mapper_release(struct cbt_hold *hold)
+{
+	if (IS_ERR_OR_NULL(hold))
+		return;
+	/* The work has made it; let it leave the lock. */
+	flush_work(&hold->work);
+	dm_internal_resume(hold->md);
+	free_hold(hold);
 }
 
 void cbt_mapper_close(struct cbt_mapper *mapper)
 {
-	cbt_mapper_release(mapper);
 	free_page((unsigned long)mapper->page);
 	if (mapper->node)
 		kernfs_put(mapper->node);

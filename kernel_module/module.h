@@ -17,9 +17,10 @@
  *                   is frozen; a submit holds a reference on the queue, and so
  *                   needs no lock.  Nothing between freeze and thaw may touch
  *                   user memory; all calls run under memalloc_noio.
+ * Outside of the tracker lock, so that nobody who holds that waits for it:
  *   ring lock       a mutex in ring.c: who reads, and that the rings stay.
  *                   A submit needs no lock: it has its CPU's ring to itself
- *                   while interrupts are off.
+ *                   while it cannot be preempted.
  */
 #ifndef CBT_MODULE_H
 #define CBT_MODULE_H
@@ -44,7 +45,12 @@
 #undef pr_fmt
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+/* Of a frozen queue, and of device-mapper's lock. */
 #define CBT_FREEZE_TIMEOUT (5 * HZ)
+
+#if BITS_PER_LONG != 64 || !defined(__LITTLE_ENDIAN)
+#error "bitmaps and rings are laid out for 64-bit little-endian machines"
+#endif
 
 /* ---- generation.c ---- */
 
@@ -53,6 +59,7 @@ int cbt_generation_make(u8 *generation);
 /* ---- mapper.c ---- */
 
 struct attribute;
+struct cbt_hold;
 struct kernfs_node;
 struct kobject;
 struct mapped_device;
@@ -63,8 +70,7 @@ struct mapped_device;
  * @node: the folder "dm" of the disk in sysfs, held
  * @kobject: behind @node
  * @attribute: "suspended" in it
- * @page: its answer
- * @held: cannot be resumed until cbt_mapper_release
+ * @page: its answer; tracker lock
  */
 struct cbt_mapper {
 	struct mapped_device *md;
@@ -72,13 +78,14 @@ struct cbt_mapper {
 	struct kobject *kobject;
 	struct attribute *attribute;
 	char *page;
-	bool held;
 };
 
+int cbt_mapper_init(void);
+void cbt_mapper_exit(void);
 int cbt_mapper_open(struct cbt_mapper *mapper, struct gendisk *disk);
 bool cbt_mapper_suspended(struct cbt_mapper *mapper);
-void cbt_mapper_hold(struct cbt_mapper *mapper);
-void cbt_mapper_release(struct cbt_mapper *mapper);
+struct cbt_hold *cbt_mapper_hold(struct cbt_mapper *mapper);
+void cbt_mapper_release(struct cbt_hold *hold);
 void cbt_mapper_close(struct cbt_mapper *mapper);
 
 /* ---- table.c ---- */
@@ -97,10 +104,12 @@ bool cbt_table_watched(void);
  * @disk: held open by the trackers
  * @driver: the driver's own operations, put back at the end
  * @ops: the copy that the disk points to meanwhile
+ * @mapper: @disk, as long as the hook is installed
  * @trackers: of this disk; changes only while the queue is frozen
  * @events: whether one of them wants events; likewise
  * @epoch: counts attaches and switches on this disk; likewise
  * @tables: exchanges of the disk's device-mapper table; atomic
+ * @shrinks: of @tables, those by a smaller one
  * @remainders: bios that were split and will be seen again
  */
 struct cbt_hook {
@@ -109,10 +118,12 @@ struct cbt_hook {
 	struct gendisk *disk;
 	const struct block_device_operations *driver;
 	struct block_device_operations ops;
+	struct cbt_mapper mapper;
 	struct list_head trackers;
 	bool events;
 	u64 epoch;
 	atomic64_t tables;
+	atomic64_t shrinks;
 	struct cbt_remainders remainders;
 };
 
@@ -123,7 +134,7 @@ int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why);
 bool cbt_hook_in_place(struct cbt_hook *hook);
 int cbt_hook_freeze(struct gendisk *disk, struct cbt_why *why);
 void cbt_hook_thaw(struct gendisk *disk);
-void cbt_hook_table_exchanged(struct gendisk *disk);
+void cbt_hook_table_exchanged(struct gendisk *disk, bool smaller);
 void cbt_hook_free_retired(void);
 
 /* ---- tracker.c ---- */
@@ -181,6 +192,7 @@ struct cbt_counts {
  * @dirty: bytes of that pair that are still to be cleared; tracker lock
  * @switches: made; tracker lock
  * @tables: @hook->tables at attach
+ * @shrinks: @hook->shrinks at attach
  * @states: CBT_S_*, sticky, atomic
  * @grown_to: see struct cbt_status
  * @counts: a CPU each
@@ -211,6 +223,7 @@ struct cbt_tracker {
 	u64 dirty;
 	u64 switches;
 	s64 tables;
+	s64 shrinks;
 	atomic_t states;
 	atomic64_t grown_to;
 	struct cbt_counts __percpu *counts;

@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
+#include <linux/sched/mm.h>
 #include <linux/smp.h>
 #include <linux/stop_machine.h>
 #include <linux/vmalloc.h>
@@ -19,7 +20,9 @@
 
 #define RING_MIN 16
 #define RING_MAX 0x1000000
-#define QUIET_TRIES 64
+#define ROOM_DEFAULT 0x40000
+#define ROOM_LEAST 4096
+#define QUIET_TRIES 1000
 
 struct cbt_ring_state cbt_rings = {
 	.lock = __MUTEX_INITIALIZER(cbt_rings.lock),
@@ -34,15 +37,34 @@ static u32 used(unsigned int cpu, u64 head)
 	return min_t(u64, count, cbt_rings.room);
 }
 
-/* By begin, for want of room. */
-void cbt_ring_drop(struct cbt_ring *ring, u64 seq)
+static void count_drop(struct cbt_ring *ring, u64 seq)
 {
 	if (!ring->dropped)
 		WRITE_ONCE(ring->first_dropped, seq);
 	WRITE_ONCE(ring->last_dropped, seq);
 	WRITE_ONCE(ring->dropped, ring->dropped + 1);
+}
+
+/* By begin, for want of room. */
+void cbt_ring_drop(struct cbt_ring *ring, u64 seq)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	count_drop(ring, seq);
 	/* Whoever sees no pending sees the drop. */
 	smp_store_release(&ring->pending, 0);
+	local_irq_restore(flags);
+}
+
+/* By begin, when it interrupts one on the same CPU, whose pending is lower. */
+void cbt_ring_drop_nested(struct cbt_ring *ring)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	count_drop(ring, atomic64_fetch_inc(cbt_ring_counter()));
+	local_irq_restore(flags);
 }
 
 /* The instant of a switch, in both orders. */
@@ -60,22 +82,32 @@ static void forget(struct cbt_shared *shared, struct cbt_tail *tails)
 	vfree(tails);
 }
 
-/* Under the tracker lock, while no tracker is attached: begins a new sequence. */
+/* 0: a room that is enough for most, however many CPUs there may be. */
+static u64 room_for(u64 events)
+{
+	u64 share = DIV_ROUND_UP_ULL(events ?: ROOM_DEFAULT, nr_cpu_ids);
+
+	return roundup_pow_of_two(events ? share : max_t(u64, share, ROOM_LEAST));
+}
+
+/* Begins a new sequence.  With both locks, while no tracker is attached. */
 int cbt_ring_set(u64 events, struct cbt_why *why)
 {
 	u64 slots_offset = PAGE_ALIGN(sizeof(struct cbt_shared) +
 				      nr_cpu_ids * sizeof(struct cbt_ring));
 	u64 tails_bytes = PAGE_ALIGN(nr_cpu_ids * sizeof(struct cbt_tail));
-	u8 generation[CBT_ID_BYTES];
 	struct cbt_shared *shared = NULL;
+	u8 generation[CBT_ID_BYTES];
 	struct cbt_tail *tails = NULL;
 	u64 room, bytes;
 	int err;
 
-	if (events < RING_MIN || events > RING_MAX)
+	if (events && (events < RING_MIN || events > RING_MAX))
 		return cbt_refuse(why, -EINVAL, "ring: room for %llu events: not from 16 to 2^24",
 				  events);
-	room = roundup_pow_of_two(DIV_ROUND_UP_ULL(events, nr_cpu_ids));
+	if (cbt_rings.reader)
+		return cbt_refuse(why, -EBUSY, "ring: there is a reader");
+	room = room_for(events);
 	bytes = PAGE_ALIGN(slots_offset + nr_cpu_ids * room * sizeof(struct cbt_event));
 	err = cbt_generation_make(generation);
 	if (err)
@@ -88,15 +120,10 @@ int cbt_ring_set(u64 events, struct cbt_why *why)
 		forget(shared, tails);
 		return cbt_refuse(why, -ENOMEM, "ring: %llu bytes of memory cannot be had", bytes);
 	}
-	mutex_lock(&cbt_rings.lock);
-	if (cbt_rings.reader) {
-		mutex_unlock(&cbt_rings.lock);
-		forget(shared, tails);
-		return cbt_refuse(why, -EBUSY, "ring: there is a reader");
-	}
-	swap(cbt_rings.shared, shared);
-	swap(cbt_rings.tails, tails);
-	cbt_rings.slots = (void *)cbt_rings.shared + slots_offset;
+	forget(cbt_rings.shared, cbt_rings.tails);
+	cbt_rings.shared = shared;
+	cbt_rings.tails = tails;
+	cbt_rings.slots = (void *)shared + slots_offset;
 	cbt_rings.slots_offset = slots_offset;
 	cbt_rings.shared_bytes = bytes;
 	cbt_rings.tails_bytes = tails_bytes;
@@ -105,8 +132,6 @@ int cbt_ring_set(u64 events, struct cbt_why *why)
 	cbt_rings.monotonic_ns = ktime_get_ns();
 	cbt_rings.realtime_ns = ktime_get_real_ns();
 	atomic64_set(cbt_ring_counter(), 1);
-	mutex_unlock(&cbt_rings.lock);
-	forget(shared, tails);
 	return 0;
 }
 
@@ -115,34 +140,49 @@ void cbt_ring_free(void)
 	forget(cbt_rings.shared, cbt_rings.tails);
 }
 
-/* Adds up what the rings say; false if an event was put in meanwhile. */
-static bool add_up(struct cbt_info *info)
+/* Waits until all below @seq are in or dropped: no task stays in between. */
+static void settle(u64 seq)
 {
 	unsigned int cpu;
 
-	info->dropped = 0;
-	info->first_dropped = 0;
-	info->last_dropped = 0;
-	info->ring_used = 0;
-	info->next_seq = atomic64_read(cbt_ring_counter());
-	smp_rmb(); /* the counter before the pendings */
 	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
 		struct cbt_ring *ring = &cbt_rings.shared->ring[cpu];
-		u64 first, last;
+		u64 pending;
 
-		/* Pairs with the releases of begin and commit. */
-		if (smp_load_acquire(&ring->pending))
-			return false;
-		first = READ_ONCE(ring->first_dropped);
-		last = READ_ONCE(ring->last_dropped);
-		if (first && (!info->first_dropped || first < info->first_dropped))
-			info->first_dropped = first;
-		info->last_dropped = max(info->last_dropped, last);
-		info->dropped += READ_ONCE(ring->dropped);
-		info->ring_used += used(cpu, READ_ONCE(ring->head));
+		do {
+			/* Pairs with the releases of commit and drop. */
+			pending = smp_load_acquire(&ring->pending);
+			if (!pending || pending >= seq)
+				break;
+			cpu_relax();
+		} while (true);
 	}
-	smp_rmb(); /* all of it before the counter once more */
-	return info->next_seq == atomic64_read(cbt_ring_counter());
+}
+
+static u64 count_drops(void)
+{
+	unsigned int cpu;
+	u64 drops = 0;
+
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
+		drops += READ_ONCE(cbt_rings.shared->ring[cpu].dropped);
+	return drops;
+}
+
+/*
+ * The counts of one moment, namely of the events below next_seq.  False if
+ * there was a drop in between, of an event below it or not.
+ */
+static bool add_up(struct cbt_info *info)
+{
+	u64 before = count_drops();
+
+	smp_rmb(); /* the drops, then the counter */
+	info->next_seq = atomic64_read(cbt_ring_counter());
+	smp_rmb(); /* the counter, then the pendings */
+	settle(info->next_seq);
+	info->dropped = count_drops();
+	return info->dropped == before;
 }
 
 static int add_up_alone(void *info)
@@ -151,15 +191,31 @@ static int add_up_alone(void *info)
 	return 0;
 }
 
+static void look_at_rings(struct cbt_info *info)
+{
+	unsigned int cpu;
+
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
+		struct cbt_ring *ring = &cbt_rings.shared->ring[cpu];
+		u64 first = READ_ONCE(ring->first_dropped);
+
+		if (first && (!info->first_dropped || first < info->first_dropped))
+			info->first_dropped = first;
+		info->last_dropped = max(info->last_dropped, READ_ONCE(ring->last_dropped));
+		info->ring_used += used(cpu, READ_ONCE(ring->head));
+	}
+}
+
 /*
- * All counts of one moment.  Usually there is one in which nobody writes; if
- * not, the CPUs are stopped for one.  Never waits for a reader: it may be stuck
- * on a volume that is suspended.  Under the tracker lock: the rings stay.
+ * Where events are dropped all the time there may be no moment without: then
+ * the CPUs are stopped for one.  Never waits for a reader, who may be stuck on
+ * a volume that is suspended.
  */
-void cbt_ring_info(struct cbt_info *info)
+int cbt_ring_info(struct cbt_info *info)
 {
 	int tries = QUIET_TRIES;
 
+	mutex_lock(&cbt_rings.lock);
 	info->version = CBT_VERSION;
 	info->event_bytes = sizeof(struct cbt_event);
 	memcpy(info->generation, cbt_rings.generation, CBT_ID_BYTES);
@@ -172,11 +228,14 @@ void cbt_ring_info(struct cbt_info *info)
 	info->slots_offset = cbt_rings.slots_offset;
 	while (tries && !add_up(info)) {
 		tries--;
-		cpu_relax();
+		cond_resched();
 	}
 	if (!tries)
 		stop_machine(add_up_alone, info, NULL);
 	info->recorded = info->next_seq - 1 - info->dropped;
+	look_at_rings(info);
+	mutex_unlock(&cbt_rings.lock);
+	return 0;
 }
 
 /* ---- reading ---- */
@@ -208,16 +267,20 @@ static int map_rings(struct vm_area_struct *area)
 int cbt_ring_mmap(struct file *file, struct vm_area_struct *area)
 {
 	u64 offset = (u64)area->vm_pgoff << PAGE_SHIFT;
+	unsigned int noio;
 	int err = -EINVAL;
 
 	if (!(area->vm_flags & VM_SHARED))
 		return -EINVAL;
+	/* Others wait for the lock, and page tables take memory. */
+	noio = memalloc_noio_save();
 	mutex_lock(&cbt_rings.lock);
 	if (offset == CBT_MAP_TAILS)
 		err = map_tails(file, area);
 	else if (offset == CBT_MAP_RINGS)
 		err = map_rings(area);
 	mutex_unlock(&cbt_rings.lock);
+	memalloc_noio_restore(noio);
 	return err;
 }
 

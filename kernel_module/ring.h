@@ -3,11 +3,12 @@
  * The events of all trackers, in one sequence, until they are read.
  *
  * A bounded ring for each CPU, in memory that the reader maps; see cbt_events.h
- * for what lies where.  A submit, which always runs in a task, has its CPU's
- * ring to itself while it cannot be preempted; all that CPUs share is the
- * counter that gives the numbers.  An event that finds no room uses up its
- * number: a gap in the numbers is a loss, and the count of drops is exact.  The
- * bitmaps do not depend on any of this.
+ * for what lies where.  A submit, which runs in a task, has its CPU's ring to
+ * itself while it cannot be preempted; all that CPUs share is the counter that
+ * gives the numbers.  An event that finds no room uses up its number: a gap in
+ * the numbers is a loss, and the count of drops is exact.  The same goes for
+ * what a driver should submit from an interrupt just then.  The bitmaps do not
+ * depend on any of this.
  *
  * What a reader may write, the tails, is only ever compared: a nonsensical one
  * reads as a full ring.
@@ -51,7 +52,8 @@ struct cbt_shared {
  * @slots: in @shared
  * @room: of each ring; a power of two
  * @wait: who polls
- * @lock: of @reader; the rest changes under it too, while no tracker is attached
+ * @lock: of @reader; the rest changes under it and the tracker lock, while no
+ *	tracker is attached
  * @reader: the open file that has mapped the tails
  * @slots_offset: of @slots in @shared
  * @shared_bytes: mapped
@@ -81,7 +83,8 @@ extern struct cbt_ring_state cbt_rings;
 int cbt_ring_set(u64 events, struct cbt_why *why);
 void cbt_ring_free(void);
 void cbt_ring_drop(struct cbt_ring *ring, u64 seq);
-void cbt_ring_info(struct cbt_info *info);
+void cbt_ring_drop_nested(struct cbt_ring *ring);
+int cbt_ring_info(struct cbt_info *info);
 u64 cbt_ring_next_seq(u64 *time_ns);
 int cbt_ring_mmap(struct file *file, struct vm_area_struct *area);
 void cbt_ring_leave(struct file *file);
@@ -105,8 +108,14 @@ static inline struct cbt_event *cbt_ring_begin(struct cbt_ring **at)
 
 	cpu = get_cpu();
 	ring = &cbt_rings.shared->ring[cpu];
-	head = ring->head;
+	if (unlikely(READ_ONCE(ring->pending))) {
+		cbt_ring_drop_nested(ring);
+		put_cpu();
+		return NULL;
+	}
 	WRITE_ONCE(ring->pending, atomic64_read(cbt_ring_counter()));
+	barrier(); /* from here on an interrupt's submit leaves the ring alone */
+	head = ring->head;
 	seq = atomic64_fetch_inc(cbt_ring_counter());
 	/* Pairs with the reader's release: it has copied what lay in the slot. */
 	if (unlikely(head - smp_load_acquire(&cbt_rings.tails[cpu].tail) >= cbt_rings.room)) {

@@ -16,6 +16,7 @@
  * cleared, so that all of this takes as long on a large volume as on a small.
  */
 #include <linux/delay.h>
+#include <linux/err.h>
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/mutex.h>
@@ -31,11 +32,11 @@
 /**
  * struct part - one tracker's part in a switch
  * @tracker: attached; the tracker lock keeps it
- * @mapper: its disk
+ * @hold: keeps its volume from being resumed; NULL or an error: does not
  */
 struct part {
 	struct cbt_tracker *tracker;
-	struct cbt_mapper mapper;
+	struct cbt_hold *hold;
 };
 
 static struct gendisk *disk_of(const struct part *part)
@@ -52,6 +53,9 @@ static int check_part(const struct part *part, struct cbt_why *why)
 				  tracker->name);
 	if (tracker->sealed)
 		return cbt_refuse(why, -ESTALE, "%s: is sealed", tracker->name);
+	if (atomic_read(&tracker->states) & CBT_S_LOADING)
+		return cbt_refuse(why, -EBUSY, "%s: its earlier bits are not all back",
+				  tracker->name);
 	if (tracker->dirty)
 		return cbt_refuse(why, -EEXIST,
 				  "%s: interval %u was not cleared; save its bitmaps and clear them",
@@ -80,20 +84,20 @@ static int find_parts(struct part *parts, u32 count, const u32 *ids, struct cbt_
 	return 0;
 }
 
-static int open_mappers(struct part *parts, u32 count, bool running, struct cbt_why *why)
+static struct cbt_mapper *mapper_of(const struct part *part)
+{
+	return &part->tracker->hook->mapper;
+}
+
+static int check_mappers(struct part *parts, u32 count, struct cbt_why *why)
 {
 	u32 i;
-	int err;
 
-	for (i = 0; i < count; i++) {
-		err = cbt_mapper_open(&parts[i].mapper, disk_of(&parts[i]));
-		if (err == -EOPNOTSUPP && running)
-			continue;
-		if (err)
-			return cbt_refuse(why, err,
+	for (i = 0; i < count; i++)
+		if (!mapper_of(&parts[i])->md)
+			return cbt_refuse(why, -EOPNOTSUPP,
 					  "%s: not a device-mapper volume, cannot be suspended",
 					  parts[i].tracker->name);
-	}
 	return 0;
 }
 
@@ -103,25 +107,49 @@ static struct cbt_tracker *find_running(struct part *parts, u32 count)
 	u32 i;
 
 	for (i = 0; i < count; i++)
-		if (!cbt_mapper_suspended(&parts[i].mapper))
+		if (!cbt_mapper_suspended(mapper_of(&parts[i])))
 			return parts[i].tracker;
 	return NULL;
+}
+
+/* EAGAIN: one is not suspended; why says which. */
+static int check_suspended(struct part *parts, u32 count, struct cbt_why *why)
+{
+	struct cbt_tracker *running = find_running(parts, count);
+
+	if (!running)
+		return 0;
+	snprintf(why->text, sizeof(why->text),
+		 "%s: not suspended: a switch now would lose writes", running->name);
+	return -EAGAIN;
 }
 
 /*
  * Asked before and after: holding a volume that is not suspended would suspend
  * it, which is right only where it was resumed in between.
  */
-static struct cbt_tracker *hold(struct part *parts, u32 count)
+static int hold(struct part *parts, u32 count, struct cbt_why *why)
 {
-	struct cbt_tracker *running = find_running(parts, count);
+	int err = check_suspended(parts, count, why);
 	u32 i;
 
-	if (running)
-		return running;
-	for (i = 0; i < count; i++)
-		cbt_mapper_hold(&parts[i].mapper);
-	return find_running(parts, count);
+	for (i = 0; i < count && !err; i++) {
+		parts[i].hold = cbt_mapper_hold(mapper_of(&parts[i]));
+		err = PTR_ERR_OR_ZERO(parts[i].hold);
+		if (err == -EBUSY)
+			cbt_refuse(why, err,
+				   "%s: a resume of it is stuck; name the topmost volume first, and resume from the bottom up",
+				   parts[i].tracker->name);
+	}
+	return err ?: check_suspended(parts, count, why);
+}
+
+static void release(struct part *parts, u32 count)
+{
+	while (count--) {
+		cbt_mapper_release(parts[count].hold);
+		parts[count].hold = NULL;
+	}
 }
 
 static void mark_running(struct part *parts, u32 count)
@@ -129,7 +157,7 @@ static void mark_running(struct part *parts, u32 count)
 	u32 i;
 
 	for (i = 0; i < count; i++)
-		if (!cbt_mapper_suspended(&parts[i].mapper))
+		if (!cbt_mapper_suspended(mapper_of(&parts[i])))
 			atomic_or(CBT_S_RUNNING, &parts[i].tracker->states);
 }
 
@@ -173,6 +201,8 @@ static int switch_parts(struct cbt_switch *call, struct part *parts, struct cbt_
 	err = freeze(parts, call->count, why);
 	if (err)
 		return err;
+	if (call->flags & CBT_SWITCH_RUNNING)
+		mark_running(parts, call->count);
 	for (i = 0; i < call->count; i++)
 		exchange(parts[i].tracker);
 	call->seq = cbt_ring_next_seq(&call->time_ns);
@@ -184,20 +214,14 @@ static int switch_parts(struct cbt_switch *call, struct part *parts, struct cbt_
 /* EAGAIN: not suspended. */
 static int switch_held(struct cbt_switch *call, struct part *parts, struct cbt_why *why)
 {
-	struct cbt_tracker *running;
-	u32 i;
-	int err;
+	int err = check_mappers(parts, call->count, why);
 
-	running = hold(parts, call->count);
-	if (running) {
-		snprintf(why->text, sizeof(why->text),
-			 "%s: not suspended: a switch now would lose writes", running->name);
-		err = -EAGAIN;
-	} else {
+	if (err)
+		return err;
+	err = hold(parts, call->count, why);
+	if (!err)
 		err = switch_parts(call, parts, why);
-	}
-	for (i = 0; i < call->count; i++)
-		cbt_mapper_release(&parts[i].mapper);
+	release(parts, call->count);
 	if (!err)
 		call->flags |= CBT_SWITCH_SUSPENDED;
 	return err;
@@ -206,7 +230,6 @@ static int switch_held(struct cbt_switch *call, struct part *parts, struct cbt_w
 static int try_switch(struct cbt_switch *call, const u32 *ids, struct part *parts,
 		      struct cbt_why *why)
 {
-	bool running = call->flags & CBT_SWITCH_RUNNING;
 	u32 i;
 	int err;
 
@@ -215,19 +238,12 @@ static int try_switch(struct cbt_switch *call, const u32 *ids, struct part *part
 	if (err)
 		return err;
 	err = find_parts(parts, call->count, ids, why);
-	if (!err)
-		err = open_mappers(parts, call->count, running, why);
-	if (!err && running) {
-		mark_running(parts, call->count);
+	if (!err && call->flags & CBT_SWITCH_RUNNING)
 		err = switch_parts(call, parts, why);
-	} else if (!err) {
+	else if (!err)
 		err = switch_held(call, parts, why);
-	}
-	for (i = 0; i < call->count; i++) {
-		if (!err)
-			cbt_tracker_look(parts[i].tracker);
-		cbt_mapper_close(&parts[i].mapper);
-	}
+	for (i = 0; i < call->count && !err; i++)
+		cbt_tracker_look(parts[i].tracker);
 	mutex_unlock(&cbt_tracker_lock);
 	return err;
 }
@@ -256,6 +272,7 @@ int cbt_switch(struct cbt_switch *call, const u32 *ids, struct cbt_why *why)
 			break;
 		}
 		if (signal_pending(current)) {
+			why->text[0] = 0;
 			err = -EINTR;
 			break;
 		}

@@ -7,6 +7,7 @@
  * the kernel has no such probes, or the function another name, readers are
  * told by CBT_I_NO_TABLES.
  */
+#include <linux/blkdev.h>
 #include <linux/device-mapper.h>
 #include <linux/kprobes.h>
 #include <linux/ptrace.h>
@@ -20,8 +21,10 @@ static int on_swap(struct kprobe *probe, struct pt_regs *regs)
 {
 #ifdef CONFIG_HAVE_FUNCTION_ARG_ACCESS_API
 	struct mapped_device *md = (void *)regs_get_kernel_argument(regs, 0);
+	struct dm_table *table = (void *)regs_get_kernel_argument(regs, 1);
+	struct gendisk *disk = dm_disk(md);
 
-	cbt_hook_table_exchanged(dm_disk(md));
+	cbt_hook_table_exchanged(disk, dm_table_get_size(table) < get_capacity(disk));
 #endif
 	return 0;
 }
@@ -48,7 +51,8 @@ void cbt_table_unwatch(void)
 		unregister_kprobe(&probe);
 }
 
+/* False too when the probe was passed by while it could not run. */
 bool cbt_table_watched(void)
 {
-	return watched;
+	return watched && !probe.nmissed;
 }

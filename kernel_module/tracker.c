@@ -175,8 +175,11 @@ void cbt_tracker_look(struct cbt_tracker *tracker)
 {
 	struct block_device *bdev = tracker->open.bdev;
 
-	if (bdev_nr_bytes(bdev) < tracker->size)
+	if (bdev_nr_bytes(bdev) < tracker->size ||
+	    atomic64_read(&tracker->hook->shrinks) != tracker->shrinks)
 		set_state(tracker, CBT_S_SHRANK);
+	if (bdev_nr_bytes(bdev) > tracker->size)
+		set_state(tracker, CBT_S_GREW);
 	if (!cbt_hook_in_place(tracker->hook))
 		set_state(tracker, CBT_S_UNHOOKED);
 	if (test_bit(GD_DEAD, &bdev->bd_disk->state))
@@ -267,7 +270,6 @@ int cbt_tracker_info(struct cbt_info *info)
 		info->trackers++;
 	if (!cbt_table_watched())
 		info->flags |= CBT_I_NO_TABLES;
-	cbt_ring_info(info);
 	mutex_unlock(&cbt_tracker_lock);
-	return 0;
+	return cbt_ring_info(info);
 }
