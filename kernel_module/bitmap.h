@@ -56,10 +56,10 @@ static inline void cbt_bitmap_clear_in(unsigned long *word, unsigned long mask)
 		atomic_long_andnot(mask, (atomic_long_t *)word);
 }
 
-/* Blocks @first to @end - 1; none if @end <= @first, none past the end. */
+/* Blocks @first to @end - 1; none if @end <= @first.  @end: at most the blocks. */
 static inline void cbt_bitmap_set(struct cbt_bitmap *map, u64 first, u64 end)
 {
-	if (likely(end - first == 1 && end <= map->blocks))
+	if (likely(end - first == 1))
 		cbt_bitmap_set_in(map->words + first / BITS_PER_LONG, BIT_MASK(first));
 	else
 		cbt_bitmap_set_words(map, first, end);
@@ -67,7 +67,7 @@ static inline void cbt_bitmap_set(struct cbt_bitmap *map, u64 first, u64 end)
 
 static inline void cbt_bitmap_clear(struct cbt_bitmap *map, u64 first, u64 end)
 {
-	if (likely(end - first == 1 && end <= map->blocks))
+	if (likely(end - first == 1))
 		cbt_bitmap_clear_in(map->words + first / BITS_PER_LONG, BIT_MASK(first));
 	else
 		cbt_bitmap_clear_words(map, first, end);

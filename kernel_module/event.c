@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a bio is, told as a write: how it was submitted, and the file whose
- * pages it writes.
+ * What a bio is: how it was submitted, and the file whose pages it writes.
  */
 #include <linux/bio.h>
 #include <linux/fs.h>
@@ -64,7 +63,7 @@ static u64 place_of(struct folio *folio, const struct bio_vec *part)
  * (f2fs) write several files by one bio, and extents that are neighbours on
  * the disk need not be in the file: what is not one is not told.
  */
-static void find_inode(struct cbt_write *write, struct bio *bio)
+static void find_inode(struct cbt_event *event, struct bio *bio, u64 skipped)
 {
 	struct address_space *mapping = NULL;
 	struct bvec_iter iter;
@@ -89,19 +88,20 @@ static void find_inode(struct cbt_write *write, struct bio *bio)
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode || !S_ISREG(inode->i_mode) || inode->i_sb->s_bdev != bio->bi_bdev)
 		return;
-	write->inode = inode->i_ino;
-	write->known |= CBT_K_INODE;
+	event->inode = inode->i_ino;
+	event->known |= CBT_K_INODE;
 	if (!in_order)
 		return;
-	write->inode_offset = first;
-	write->known |= CBT_K_INODE_OFFSET;
+	event->inode_offset = first + skipped;
+	event->known |= CBT_K_INODE_OFFSET;
 }
 
-void cbt_write_find_inode(struct cbt_write *write)
+/* @skipped: bytes of the bio before those that the event is about. */
+void cbt_event_find_inode(struct cbt_event *event, struct bio *bio, u64 skipped)
 {
-	if (!bio_has_data(write->bio))
+	if (!bio_has_data(bio))
 		return;
 	rcu_read_lock();
-	find_inode(write, write->bio);
+	find_inode(event, bio, skipped);
 	rcu_read_unlock();
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What a bio is, told as a write. */
+/* What a bio is: whether it writes, how, and with which flags. */
 #ifndef CBT_EVENT_H
 #define CBT_EVENT_H
 
@@ -8,32 +8,6 @@
 #include <linux/types.h>
 
 #include "cbt_events.h"
-
-/**
- * struct cbt_write - a bio that writes, until it has been recorded
- * @bio: itself
- * @offset: on its disk, bytes
- * @length: bytes
- * @inode: see struct cbt_event; like the rest filled only for events
- * @inode_offset: likewise
- * @flags: CBT_F_*
- * @op: CBT_OP_*
- * @known: CBT_K_*
- * @again: it is the remainder of one that came before
- * @epoch: of the hook when that came
- */
-struct cbt_write {
-	struct bio *bio;
-	u64 offset;
-	u64 length;
-	u64 inode;
-	u64 inode_offset;
-	u32 flags;
-	u8 op;
-	u8 known;
-	bool again;
-	u64 epoch;
-};
 
 /*
  * The flags of a bio lie between REQ_SYNC and REQ_NOWAIT, in another order than
@@ -44,11 +18,13 @@ struct cbt_write {
 extern u8 cbt_event_flags[1 << CBT_FLAGS_BITS];
 
 void cbt_event_init(void);
-void cbt_write_find_inode(struct cbt_write *write);
+void cbt_event_find_inode(struct cbt_event *event, struct bio *bio, u64 skipped);
 
 /* An operation that writes and has no name of its own counts as a write. */
-static inline u8 cbt_op_of(struct bio *bio)
+static __always_inline u8 cbt_op_of(struct bio *bio)
 {
+	if (likely(bio_op(bio) == REQ_OP_WRITE))
+		return CBT_OP_WRITE;
 	switch (bio_op(bio)) {
 	case REQ_OP_WRITE_ZEROES:
 		return CBT_OP_WRITE_ZEROES;
@@ -62,29 +38,15 @@ static inline u8 cbt_op_of(struct bio *bio)
 }
 
 /* False for what does not write: reads, and flushes without data. */
-static inline bool cbt_write_from_bio(struct cbt_write *write, struct bio *bio)
+static inline bool cbt_bio_writes(struct bio *bio)
 {
-	if (!op_is_write(bio_op(bio)) || !bio->bi_iter.bi_size)
-		return false;
-	write->bio = bio;
-	write->offset = (u64)bio->bi_iter.bi_sector << SECTOR_SHIFT;
-	write->length = bio->bi_iter.bi_size;
-	write->op = cbt_op_of(bio);
-	return true;
+	return op_is_write(bio_op(bio)) && bio->bi_iter.bi_size;
 }
 
-/* What only events tell.  Direct I/O (REQ_IDLE) has no file. */
-static inline void cbt_write_describe(struct cbt_write *write)
+static inline u32 cbt_flags_of(struct bio *bio)
 {
-	blk_opf_t opf = write->bio->bi_opf;
-
-	write->flags = cbt_event_flags[((__force u32)opf >> CBT_FLAGS_LOWEST) &
-				       ((1 << CBT_FLAGS_BITS) - 1)];
-	write->known = CBT_K_TASK;
-	write->inode = 0;
-	write->inode_offset = 0;
-	if (write->op == CBT_OP_WRITE && !(opf & REQ_IDLE))
-		cbt_write_find_inode(write);
+	return cbt_event_flags[((__force u32)bio->bi_opf >> CBT_FLAGS_LOWEST) &
+			       ((1 << CBT_FLAGS_BITS) - 1)];
 }
 
 #endif /* CBT_EVENT_H */

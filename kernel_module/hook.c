@@ -30,6 +30,7 @@
 #include <linux/string.h>
 
 #include "module.h"
+#include "record.h"
 
 #define TABLE_BITS 6
 
@@ -91,23 +92,21 @@ static void cbt_submit_bio(struct bio *bio)
 {
 	struct gendisk *disk = bio->bi_bdev->bd_disk;
 	struct cbt_tracker *tracker;
-	struct cbt_write write;
 	struct cbt_hook *hook;
+	u64 epoch;
 
 	hook = find_hook(disk);
 	if (WARN_ON_ONCE(!hook)) {
 		bio_io_error(bio);
 		return;
 	}
-	if (!cbt_write_from_bio(&write, bio)) {
+	if (!cbt_bio_writes(bio)) {
 		hook->driver->submit_bio(bio);
 		return;
 	}
-	write.again = cbt_remainders_take(&hook->remainders, bio, &write.epoch);
-	if (hook->events)
-		cbt_write_describe(&write);
+	epoch = cbt_remainders_take(&hook->remainders, bio);
 	list_for_each_entry(tracker, &hook->trackers, on_hook)
-		cbt_tracker_record(tracker, &write);
+		cbt_tracker_record(tracker, bio, epoch);
 	hook->driver->submit_bio(bio);
 	/* The bio may be gone; the disk and the hook stay: the queue is held. */
 	cbt_remainders_note(&hook->remainders, disk, hook->epoch);
@@ -162,7 +161,6 @@ static struct cbt_hook *make_hook(struct gendisk *disk)
 found:
 	WRITE_ONCE(hook->disk, disk);
 	hook->driver = disk->fops;
-	hook->events = false;
 	hook->epoch = 0;
 	atomic64_set(&hook->tables, 0);
 	atomic64_set(&hook->shrinks, 0);
@@ -181,17 +179,6 @@ static void retire(struct cbt_hook *hook)
 	synchronize_rcu();
 	cbt_mapper_close(&hook->mapper);
 	list_add(&hook->retired, &retired);
-}
-
-/* With the queue frozen. */
-static void look_for_events(struct cbt_hook *hook)
-{
-	struct cbt_tracker *tracker;
-
-	hook->events = false;
-	list_for_each_entry(tracker, &hook->trackers, on_hook)
-		if (!(tracker->flags & CBT_ATTACH_NO_EVENTS))
-			hook->events = true;
 }
 
 static int refuse_replaced(struct gendisk *disk, struct cbt_why *why)
@@ -222,7 +209,6 @@ static int install(struct cbt_hook *hook, struct cbt_tracker *tracker, bool firs
 	tracker->tables = atomic64_read(&hook->tables);
 	tracker->shrinks = atomic64_read(&hook->shrinks);
 	list_add_tail(&tracker->on_hook, &hook->trackers);
-	look_for_events(hook);
 	if (first)
 		WRITE_ONCE(hook->disk->fops, &hook->ops);
 	cbt_hook_thaw(hook->disk);
@@ -285,7 +271,6 @@ int cbt_hook_remove(struct cbt_tracker *tracker, struct cbt_why *why)
 		return err;
 	}
 	list_del(&tracker->on_hook);
-	look_for_events(hook);
 	if (last) {
 		WRITE_ONCE(disk->fops, hook->driver);
 		hide_hook(hook);

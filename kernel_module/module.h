@@ -2,10 +2,10 @@
 /*
  * What the objects of cbt.ko share.  From top to bottom: chardev.c takes the
  * calls of user space, attach.c, bits.c and switch.c carry them out on the
- * trackers of tracker.c, hook.c stands between the block layer and a driver,
- * mapper.c and table.c ask device-mapper, event.c tells what a bio is,
- * bitmap.c and ring.c hold what was recorded.  What every write passes is
- * inline, in the headers of those.
+ * trackers of tracker.c, hook.c stands between the block layer and a driver and
+ * records (record.h) what passes, mapper.c and table.c ask device-mapper,
+ * event.c tells what a bio is, bitmap.c and ring.c hold what was recorded.
+ * What every write passes is inline, in headers.
  *
  * Locks, outermost first:
  *   tracker lock    a mutex in tracker.c: which trackers and hooks there are.
@@ -106,7 +106,6 @@ bool cbt_table_watched(void);
  * @ops: the copy that the disk points to meanwhile
  * @mapper: @disk, as long as the hook is installed
  * @trackers: of this disk; changes only while the queue is frozen
- * @events: whether one of them wants events; likewise
  * @epoch: counts attaches and switches on this disk; likewise
  * @tables: exchanges of the disk's device-mapper table; atomic
  * @shrinks: of @tables, those by a smaller one
@@ -120,7 +119,6 @@ struct cbt_hook {
 	struct block_device_operations ops;
 	struct cbt_mapper mapper;
 	struct list_head trackers;
-	bool events;
 	u64 epoch;
 	atomic64_t tables;
 	atomic64_t shrinks;
@@ -229,12 +227,18 @@ struct cbt_tracker {
 	struct cbt_counts __percpu *counts;
 };
 
+/* Sticky; a busy line of memory stays shared. */
+static inline void cbt_tracker_set_state(struct cbt_tracker *tracker, int state)
+{
+	if (!(atomic_read(&tracker->states) & state))
+		atomic_or(state, &tracker->states);
+}
+
 /* The tracker lock, and what is looked up under it. */
 extern struct mutex cbt_tracker_lock;
 extern struct list_head cbt_trackers;
 struct cbt_tracker *cbt_tracker_find(u32 id);
 
-void cbt_tracker_record(struct cbt_tracker *tracker, const struct cbt_write *write);
 u64 cbt_tracker_blocks(const struct cbt_tracker *tracker);
 u64 cbt_tracker_memory(const struct cbt_tracker *tracker);
 void cbt_tracker_look(struct cbt_tracker *tracker);

@@ -70,26 +70,27 @@ void cbt_remainders_add(struct cbt_remainders *all, struct bio *bio, u64 epoch)
 	smp_store_release(&slot->bio, bio);
 }
 
-bool cbt_remainders_find(struct cbt_remainders *all, struct bio *bio, u64 *epoch)
+u64 cbt_remainders_find(struct cbt_remainders *all, struct bio *bio)
 {
 	unsigned int probe;
 
 	for (probe = 0; probe < PROBES; probe++) {
 		struct cbt_remainder *slot = slot_at(all, bio, probe);
+		u64 epoch;
 		bool same;
 
 		/* Pairs with the release in add: what follows is of this one. */
 		if (smp_load_acquire(&slot->bio) != bio)
 			continue;
-		*epoch = slot->epoch;
+		epoch = slot->epoch;
 		same = slot->task == current && slot->list == current->bio_list &&
 		       slot->sector == bio->bi_iter.bi_sector &&
 		       slot->size == bio->bi_iter.bi_size;
 		/* Still ours?  Then what was read belongs together. */
 		if (cmpxchg(&slot->bio, bio, NULL) != bio)
-			return false;
+			return 0;
 		atomic_dec(&all->used);
-		return same;
+		return same ? epoch : 0;
 	}
-	return false;
+	return 0;
 }

@@ -39,7 +39,7 @@ struct cbt_remainders {
 };
 
 void cbt_remainders_add(struct cbt_remainders *all, struct bio *bio, u64 epoch);
-bool cbt_remainders_find(struct cbt_remainders *all, struct bio *bio, u64 *epoch);
+u64 cbt_remainders_find(struct cbt_remainders *all, struct bio *bio);
 
 /* After the driver's handler: notes what it submitted to @disk itself. */
 static inline void cbt_remainders_note(struct cbt_remainders *all,
@@ -54,13 +54,12 @@ static inline void cbt_remainders_note(struct cbt_remainders *all,
 			cbt_remainders_add(all, bio, epoch);
 }
 
-/* Before the driver's handler: was @bio noted, and at which epoch? */
-static inline bool cbt_remainders_take(struct cbt_remainders *all, struct bio *bio,
-				       u64 *epoch)
+/* Before the driver's handler: the epoch at which @bio was noted, or 0. */
+static inline u64 cbt_remainders_take(struct cbt_remainders *all, struct bio *bio)
 {
 	if (likely(!atomic_read(&all->used)))
-		return false;
-	return cbt_remainders_find(all, bio, epoch);
+		return 0;
+	return cbt_remainders_find(all, bio);
 }
 
 #endif /* CBT_REMAINDER_H */

@@ -29,6 +29,8 @@ struct cbt_ring_state cbt_rings = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(cbt_rings.wait),
 };
 
+DEFINE_PER_CPU(struct cbt_own_ring, cbt_own_ring);
+
 /* What waits in a ring; a full one if its reader's tail makes no sense. */
 static u32 used(unsigned int cpu, u64 head)
 {
@@ -90,6 +92,20 @@ static u64 room_for(u64 events)
 	return roundup_pow_of_two(events ? share : max_t(u64, share, ROOM_LEAST));
 }
 
+static void share_out(void)
+{
+	unsigned int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct cbt_own_ring *own = per_cpu_ptr(&cbt_own_ring, cpu);
+
+		own->ring = &cbt_rings.shared->ring[cpu];
+		own->tail = &cbt_rings.tails[cpu];
+		own->slots = cbt_rings.slots + (u64)cpu * cbt_rings.room;
+		own->room = cbt_rings.room;
+	}
+}
+
 /* Begins a new sequence.  With both locks, while no tracker is attached. */
 int cbt_ring_set(u64 events, struct cbt_why *why)
 {
@@ -132,6 +148,7 @@ int cbt_ring_set(u64 events, struct cbt_why *why)
 	cbt_rings.monotonic_ns = ktime_get_ns();
 	cbt_rings.realtime_ns = ktime_get_real_ns();
 	atomic64_set(cbt_ring_counter(), 1);
+	share_out();
 	return 0;
 }
 

@@ -26,6 +26,7 @@
 #include <linux/fs.h>
 #include <linux/ktime.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/poll.h>
 #include <linux/preempt.h>
 #include <linux/smp.h>
@@ -80,6 +81,22 @@ struct cbt_ring_state {
 
 extern struct cbt_ring_state cbt_rings;
 
+/**
+ * struct cbt_own_ring - a CPU's own ring; changes as @cbt_rings does
+ * @ring: in cbt_rings.shared
+ * @tail: in cbt_rings.tails
+ * @slots: of it
+ * @room: a power of two
+ */
+struct cbt_own_ring {
+	struct cbt_ring *ring;
+	struct cbt_tail *tail;
+	struct cbt_event *slots;
+	u64 room;
+};
+
+DECLARE_PER_CPU(struct cbt_own_ring, cbt_own_ring);
+
 int cbt_ring_set(u64 events, struct cbt_why *why);
 void cbt_ring_free(void);
 void cbt_ring_drop(struct cbt_ring *ring, u64 seq);
@@ -99,18 +116,16 @@ static inline atomic64_t *cbt_ring_counter(void)
  * A slot with number and time, to be filled at once; no preemption until
  * cbt_ring_commit.  NULL: no room; the event counts as dropped.
  */
-static inline struct cbt_event *cbt_ring_begin(struct cbt_ring **at)
+static __always_inline struct cbt_event *cbt_ring_begin(struct cbt_ring **at)
 {
+	const struct cbt_own_ring *own = &get_cpu_var(cbt_own_ring);
+	struct cbt_ring *ring = own->ring;
 	struct cbt_event *slot;
-	struct cbt_ring *ring;
-	unsigned int cpu;
 	u64 head, seq;
 
-	cpu = get_cpu();
-	ring = &cbt_rings.shared->ring[cpu];
 	if (unlikely(READ_ONCE(ring->pending))) {
 		cbt_ring_drop_nested(ring);
-		put_cpu();
+		put_cpu_var(cbt_own_ring);
 		return NULL;
 	}
 	WRITE_ONCE(ring->pending, atomic64_read(cbt_ring_counter()));
@@ -118,12 +133,12 @@ static inline struct cbt_event *cbt_ring_begin(struct cbt_ring **at)
 	head = ring->head;
 	seq = atomic64_fetch_inc(cbt_ring_counter());
 	/* Pairs with the reader's release: it has copied what lay in the slot. */
-	if (unlikely(head - smp_load_acquire(&cbt_rings.tails[cpu].tail) >= cbt_rings.room)) {
+	if (unlikely(head - smp_load_acquire(&own->tail->tail) >= own->room)) {
 		cbt_ring_drop(ring, seq);
-		put_cpu();
+		put_cpu_var(cbt_own_ring);
 		return NULL;
 	}
-	slot = &cbt_rings.slots[(u64)cpu * cbt_rings.room + (head & (cbt_rings.room - 1))];
+	slot = &own->slots[head & (own->room - 1)];
 	slot->seq = seq;
 	slot->time_ns = ktime_get_ns();
 	*at = ring;
@@ -131,13 +146,13 @@ static inline struct cbt_event *cbt_ring_begin(struct cbt_ring **at)
 }
 
 /* Somebody who waits is woken once: he goes on until the rings are empty. */
-static inline void cbt_ring_commit(struct cbt_ring *ring)
+static __always_inline void cbt_ring_commit(struct cbt_ring *ring)
 {
 	/* Whoever sees the head sees the event; whoever sees no pending, the head. */
 	smp_store_release(&ring->head, ring->head + 1);
 	/* As above. */
 	smp_store_release(&ring->pending, 0);
-	put_cpu();
+	put_cpu_var(cbt_own_ring);
 	/* With its barrier: a poll sees the head, or we see who polls. */
 	if (unlikely(wq_has_sleeper(&cbt_rings.wait)))
 		wake_up_interruptible(&cbt_rings.wait);

@@ -16,9 +16,9 @@ static const struct {
 	const char *meaning;
 } states[] = {
 	{ CBT_S_GREW, "grew", "full, or all from size on as changed",
-	  "was written past the size it had when it was attached" },
+	  "is larger than it was when it was attached, or was written there" },
 	{ CBT_S_SHRANK, "shrank", "full, on a new tracker",
-	  "became smaller than it was when it was attached" },
+	  "became smaller than it was when it was attached, if only for a while" },
 	{ CBT_S_RUNNING, "running-switch", "full",
 	  "an interval was switched while it was not suspended" },
 	{ CBT_S_UNHOOKED, "unhooked", "full, on a new tracker",
