@@ -45,8 +45,14 @@ class EventWriter:
         return self._stream.fileno()
 
     def add(self, tracker: Tracker) -> None:
-        """Name a tracker in the stream."""
-        self._stream.add(tracker.status().described())
+        """Name a tracker in the stream; detach it if it would record its own stream."""
+        status = tracker.status()
+        try:
+            _refuse_own_volume(self.path, status)
+        except InputError:
+            tracker.detach()
+            raise
+        self._stream.add(status.described())
 
     def __enter__(self) -> EventWriter:
         trackers = list(self.module.trackers())
@@ -115,8 +121,7 @@ class EventWriter:
 
 def _refuse_own_volume(path: Path, status: Status) -> None:
     """Refuse a file on a volume that is the tracked one or lies above it."""
-    device = path.absolute().parent.stat().st_dev
-    todo, seen = [f"{os.major(device)}:{os.minor(device)}"], set()
+    todo, seen = devices_under(path.absolute().parent), set()
     while todo:
         number = todo.pop()
         seen.add(number)
@@ -129,3 +134,31 @@ def _refuse_own_volume(path: Path, status: Status) -> None:
         raise InputError(
             path, f"lies on {status.name}, whose writes it would record", "save it elsewhere"
         )
+
+
+def devices_under(folder: Path) -> list[str]:
+    """Return the block devices, "major:minor", that the file system of a folder lies on.
+
+    Not by the folder's own device number alone: btrfs makes one up for each of
+    its trees.  It is mounted from one of its devices and tells all in sysfs.
+    """
+    number = folder.stat().st_dev
+    if os.major(number):
+        return [f"{os.major(number)}:{os.minor(number)}"]
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        told = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    finally:
+        os.close(fd)
+    mount = told[told.index("mnt_id:") + 1]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    source = next((m.split(" - ")[1].split()[1] for m in mounts if m.split()[0] == mount), "")
+    if not source.startswith("/dev/") or not Path(source).is_block_device():
+        return []  # in memory, on another machine, or of several layers
+    device = Path(source).stat().st_rdev
+    found = f"{os.major(device)}:{os.minor(device)}"
+    for listed in Path("/sys/fs/btrfs").glob("*/devices"):
+        numbers = [(one / "dev").read_text().strip() for one in listed.iterdir()]
+        if found in numbers:
+            return numbers
+    return [found]

@@ -12,8 +12,8 @@ from cbtlab.record.uapi import NO_TABLES, Attach, Role, State
 _FULL = "the next backup must be a full one"
 _NEW = f"{_FULL}, on a new tracker"
 _FAULTS = {
-    State.GREW: ("it was written past the size that it had when it was attached", _FULL),
-    State.SHRANK: ("it became smaller than it was when it was attached", _NEW),
+    State.GREW: ("it is larger than it was when it was attached, or was written there", _FULL),
+    State.SHRANK: ("it became smaller than it was when it was attached, be it for a while", _NEW),
     State.RUNNING: ("an interval was switched while it was not suspended", _FULL),
     State.UNHOOKED: ("another module replaced the write handler", _NEW),
     State.GONE: ("its device was removed", "there can be no next backup"),
@@ -99,11 +99,7 @@ class Status:
     @property
     def faults(self) -> list[str]:
         """Why an incremental cannot rest on this tracker's bitmap; empty when it can."""
-        found = [f"{words}: {so}" for state, (words, so) in _FAULTS.items() if state in self.states]
-        if self.current_size > self.volume_size and State.GREW not in self.states:
-            words = f"it grew to {self.current_size} bytes, {self.volume_size} have bits"
-            found.append(f"{words}: {_FULL}")
-        return found
+        return [f"{words}: {so}" for state, (words, so) in _FAULTS.items() if state in self.states]
 
     def described(self) -> Described:
         """Return what a stream's header says of this tracker."""

@@ -31,8 +31,8 @@ from cbtlab.writes.schema import OP_TYPE, OPS, VOLUME_TYPE, VOLUMES, normalize
 
 MAGIC = b"CBTWRITE"
 BATCH = 65536
-#: Version to how far a record may lie from its place by number.
-DISORDER = {1: 0, 2: BATCH}
+#: Version to how many records make a batch, within which they are in any order.
+BATCHES = {1: 1, 2: BATCH}
 OP_END = 255
 MAX_TRACKERS = 65_535
 
@@ -105,7 +105,7 @@ class Stream:
 
     def windows(self, rows: int) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the events by number as arrays of EVENT, at most ``rows`` at a time."""
-        return in_order(self.records, DISORDER[self.version], rows, self.path)
+        return in_order(self.records, BATCHES[self.version], rows, self.path)
 
     def chunks(self, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the events by number as write sequences of at most ``rows`` rows, at least one."""
@@ -200,8 +200,8 @@ def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Str
         raise InputError(path, "is not a native write stream, or its header is cut")
     header = raw[: HEADER.itemsize].view(HEADER)[0]
     version = int(header["version"])
-    if version not in DISORDER:
-        known = " and ".join(map(str, DISORDER))
+    if version not in BATCHES:
+        known = " and ".join(map(str, BATCHES))
         raise InputError(path, f"has version {version}", f"versions {known} can be read")
     count = int(header["trackers"])
     begin = HEADER.itemsize + count * TRACKER.itemsize

@@ -27,19 +27,19 @@ def by_number(events: Events) -> Events:
 def in_order(records: Events, batch: int, rows: int, source: object) -> Iterator[Events]:
     """Yield ``records`` by rising number, at most ``rows`` at a time.
 
-    A record may stand behind up to ``batch`` records of higher numbers (0: none);
-    more is damage: InputError.  Never more than ``rows`` and two batches are in
-    memory.  Times are made to rise with the numbers: two CPUs may have read the
-    clock in the other order.
+    They lie in batches of up to ``batch`` records (1: in order), with any order
+    within one; else they are damaged: InputError.  Never more than ``rows`` and
+    two batches are in memory.  Times are made to rise with the numbers: two CPUs
+    may have read the clock in the other order.
     """
     rest, number, time = records[:0], 0, 0
     step = rows + batch
     for start in range(0, len(records), step):
         window = np.concatenate([rest, records[start : start + step]])
-        if batch:
+        if batch > 1:
             window = by_number(window)
-        # What is still unread can only be lower than the highest ``batch`` that are read.
-        final = len(window) - (batch if start + step < len(records) else 0)
+        # What is unread is only lower than what is read of its batch, all but one at most.
+        final = len(window) - (batch - 1 if start + step < len(records) else 0)
         whole, rest = window[:final], window[final:].copy()
         _check(whole, number, source)
         number, time = int(whole["seq"][-1]), rising(whole, time)

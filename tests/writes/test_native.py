@@ -170,7 +170,7 @@ def test_batches_of_any_order_are_read_by_number(tmp_path: Path, data: st.DataOb
     )
     rows = data.draw(st.integers(1, 20))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(native.DISORDER, 2, batch)
+        patch.setitem(native.BATCHES, 2, batch)
         opened = open_stream(path)
         chunks = list(opened.chunks(rows))
         assert opened.events["seq"].tolist() == sorted(saved)
@@ -183,13 +183,13 @@ def test_batches_of_any_order_are_read_by_number(tmp_path: Path, data: st.DataOb
 
 
 def test_a_larger_disorder_is_damage(tmp_path: Path) -> None:
-    # The first number comes last, after as many others as a batch cannot hold beside it.
+    # The first number comes last: nine of one batch.  A window may hold more than a batch.
     seqs = [*range(2, 10), 1]
     path = save(tmp_path, stream([event(seq, 0, 1) for seq in seqs], next_seq=10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(native.DISORDER, 2, 8)
+        patch.setitem(native.BATCHES, 2, 9)
         assert [len(chunk) for chunk in open_stream(path).chunks(1)] == [1] * 9
-        patch.setitem(native.DISORDER, 2, 7)
+        patch.setitem(native.BATCHES, 2, 7)
         with pytest.raises(InputError, match="out of their order"):
             list(open_stream(path).chunks(1))
     backward = save(tmp_path, stream(EVENTS[::-1], next_seq=8, dropped=4, version=1))
