@@ -1,17 +1,19 @@
 """The guest's root: cpio archives that the kernel unpacks one after the other.
 
 The userland (Debian's, with a bare Python) is one archive, made once and kept
-in the cache.  What changes from run to run goes into a second one.
+in the cache.  A boot that asks for more of Debian's packages gets an archive of
+these on top, cached too.  What changes from run to run goes into the last one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,12 +105,59 @@ def userland() -> Path:
     return filled(cache_dir() / name, _make_userland) / "userland.cpio"
 
 
-def _make_userland(draft: Path) -> None:
+def extra(packages: Iterable[str]) -> Path:
+    """Return the archive of more packages: them and what they need beyond the userland."""
+    wanted = sorted(set(packages))
+    base = userland()
+    mark = hashlib.sha256("\n".join([base.parent.name, *wanted]).encode()).hexdigest()[:8]
+    place = cache_dir() / f"packages-{wanted[0]}-{mark}"
+    return filled(place, lambda draft: _make_extra(draft, wanted, base)) / "packages.cpio"
+
+
+def _unpacked(packages: Iterable[str], draft: Path) -> Path:
+    """Return a new folder in ``draft`` with ``packages`` and all that they depend on."""
     root = draft / "root"
     root.mkdir()
-    Archive().fetch_closure(PACKAGES, root)
+    Archive().fetch_closure(packages, root)
     for unused in _UNUSED:
         shutil.rmtree(root / unused, ignore_errors=True)
+    return root
+
+
+def _make_extra(draft: Path, packages: Iterable[str], base: Path) -> None:
+    root = _unpacked(packages, draft)
+    there = names(base)
+    for path in sorted(root.rglob("*"), reverse=True):
+        if path.is_symlink() or not path.is_dir():
+            # The same file, or another version of it, that fits the rest of the userland.
+            if str(path.relative_to(root)) in there:
+                path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
+    with (draft / "packages.cpio").open("wb") as out:
+        cpio = Cpio(out)
+        for entry in sorted(root.iterdir()):
+            cpio.add_content(entry.name, entry)
+        cpio.close()
+    shutil.rmtree(root)
+
+
+def names(archive: Path) -> set[str]:
+    """Return the names in an archive that `Cpio` wrote, without its trailer."""
+    found: set[str] = set()
+    with archive.open("rb") as source:
+        while len(head := source.read(110)) == 110 and head.startswith(b"070701"):
+            size, length = int(head[54:62], 16), int(head[94:102], 16)
+            name = os.fsdecode(source.read(length)[:-1])
+            source.seek(-(110 + length) % 4 + size + -size % 4, os.SEEK_CUR)
+            if name == "TRAILER!!!":
+                return found
+            found.add(name)
+    raise InputError(archive, "is no whole cpio archive", "remove its folder and run again")
+
+
+def _make_userland(draft: Path) -> None:
+    root = _unpacked(PACKAGES, draft)
     busybox = root / "bin" / "busybox"
     if not busybox.is_file():
         busybox = root / "usr" / "bin" / "busybox"
@@ -126,12 +175,17 @@ def _make_userland(draft: Path) -> None:
 
 
 def write(
-    out: BinaryIO, kernel: Kernel, files: Mapping[str, Content], modules: Iterable[str] = MODULES
+    out: BinaryIO,
+    kernel: Kernel,
+    files: Mapping[str, Content],
+    modules: Iterable[str] = MODULES,
+    packages: Sequence[str] = (),
 ) -> None:
-    """Write the whole initramfs: the userland, the kernel's modules, and ``files``."""
-    with userland().open("rb") as base:
-        shutil.copyfileobj(base, out, 1 << 20)
-    out.write(b"\0" * (-out.tell() % 512))
+    """Write the whole initramfs: the userland with ``packages``, the modules, and ``files``."""
+    for archive in [userland(), *([extra(packages)] if packages else [])]:
+        with archive.open("rb") as base:
+            shutil.copyfileobj(base, out, 1 << 20)
+        out.write(b"\0" * (-out.tell() % 512))
     cpio = Cpio(out)
     order = []
     for name, data in _modules(kernel, modules):

@@ -1,8 +1,9 @@
-"""Debian's cloud kernels, and the module built against them; both cached.
+"""Debian's cloud kernels, and modules built against them; both cached.
 
 A kernel is fetched once: image, modules, headers and kbuild are unpacked below
-the cache, and stay there until somebody removes them.  The module is built in
-a copy of ``kernel_module/``, once for each kernel and content of that folder.
+the cache, and stay there until somebody removes them.  The debug kernel is
+built instead: ``debug_kernel.py``.  A module is built in a copy of its folder,
+once for each kernel and content of that folder.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbtlab.errors import InputError
+from cbtlab.lab import debug_kernel
 from cbtlab.lab.cache import cache_dir, filled
 from cbtlab.lab.packages import Archive, require
 
@@ -57,10 +60,16 @@ class Build:
 
 
 def kernel(version: str) -> Kernel:
-    """Return Debian's cloud kernel of ``version``, fetched when it is not in the cache."""
-    if version not in VERSIONS:
+    """Return Debian's cloud kernel of ``version``, fetched when it is not in the cache.
+
+    "6.1-debug" is the one that looks for faults, built when it is not there.
+    """
+    if version == debug_kernel.VERSION:
+        root = debug_kernel.root()
+    elif version in VERSIONS:
+        root = filled(cache_dir() / "kernels" / version, lambda draft: _fetch(version, draft))
+    else:
         raise InputError("--kernel", f"unknown kernel {version}", f"use {' or '.join(VERSIONS)}")
-    root = filled(cache_dir() / "kernels" / version, lambda draft: _fetch(version, draft))
     found = sorted((root / "boot").glob("vmlinuz-*"))
     if len(found) != 1:
         raise InputError(root, "holds no kernel", "remove that folder and run again")
@@ -125,23 +134,34 @@ def module_sources() -> Path:
 
 def module(built_for: Kernel) -> Build:
     """Return the module built against ``built_for``, made when its sources are new."""
-    sources = module_sources()
+    place, digest = compiled(built_for, module_sources(), ("cbt.ko", "cbtctl"))
+    return Build(place / "cbt.ko", place / "cbtctl", digest)
+
+
+def compiled(built_for: Kernel, sources: Path, products: Sequence[str]) -> tuple[Path, str]:
+    """Return a folder with what ``make KDIR=`` makes of ``sources``, and the inputs' digest.
+
+    Only ``products`` are kept.  InputError, naming the log, when it does not build.
+    """
     files = sorted(p for p in sources.rglob("*") if p.is_file() and _is_source(p))
-    hasher = hashlib.sha256(built_for.release.encode())
+    # Two debug kernels of one release differ in their configuration, and so in their folders.
+    hasher = hashlib.sha256(f"{built_for.release} {built_for.root.name}".encode())
     for path in files:
         content = path.read_bytes()
         hasher.update(f"{path.relative_to(sources)}\0{len(content)}\0".encode() + content)
     digest = hasher.hexdigest()
     place = cache_dir() / "modules" / f"{built_for.release}-{digest[:16]}"
-    filled(place, lambda draft: _build(built_for, sources, files, draft))
-    return Build(place / "cbt.ko", place / "cbtctl", digest)
+    filled(place, lambda draft: _build(built_for, sources, files, products, draft))
+    return place, digest
 
 
 def _is_source(path: Path) -> bool:
     return path.suffix in {".c", ".h"} or path.name in {"Makefile", "Kbuild"}
 
 
-def _build(built_for: Kernel, sources: Path, files: list[Path], draft: Path) -> None:
+def _build(
+    built_for: Kernel, sources: Path, files: list[Path], products: Sequence[str], draft: Path
+) -> None:
     require("gcc", "make", package="build-essential")
     work = draft / "build"
     for path in files:
@@ -155,7 +175,7 @@ def _build(built_for: Kernel, sources: Path, files: list[Path], draft: Path) -> 
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     log = cache_dir() / "modules" / f"{built_for.release}.log"
     log.write_text(done.stdout + done.stderr)
-    for name in ("cbt.ko", "cbtctl"):
+    for name in products:
         if done.returncode != 0 or not (work / name).is_file():
             raise InputError(log, f"the module does not build for {built_for.release}", "read it")
         (work / name).rename(draft / name)

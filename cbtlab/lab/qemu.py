@@ -17,6 +17,16 @@ _POLL_SECONDS = 0.1
 _PROBE_SECONDS = 3.0
 # out 0x501, 0x15: ends QEMU through its debug port with status 0x15 * 2 + 1.
 _PROBE, _PROBED = bytes.fromhex("ba0105b015eef4ebfd"), 43
+# QEMU 7.2 crashes 6.12 guests by itself when they use cmpxchg16b.
+_ACCELERATED = {
+    "kvm": ("-accel", "kvm", "-cpu", "host"),
+    "tcg": ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16"),
+    # Its clock is the number of instructions executed.  A repeated string instruction counts
+    # once a round: without erms a copy goes by words of 8 bytes, and not byte by byte.
+    "count": ("-accel", "tcg,thread=single", "-icount", "shift=0", "-cpu", "max,-cx16,-erms"),
+}
+# The second CPU of 6.1 does not come up at boot then, but later: by /sys/devices/system/cpu.
+_COUNTING = "tsc=reliable maxcpus=1"
 
 
 class GuestError(CbtlabError):
@@ -56,20 +66,22 @@ def arguments(
     memory: int,
     cpus: int,
     options: Sequence[str] = (),
+    count_instructions: bool = False,
 ) -> list[str]:
-    """Return QEMU's command line; a disk's name is its serial number in the guest."""
-    kind = accelerator()
-    # QEMU 7.2 crashes 6.12 guests by itself when they use cmpxchg16b.
-    words = [QEMU]
-    words += (
-        ["-accel", "kvm", "-cpu", "host"]
-        if kind == "kvm"
-        else ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]
-    )
+    """Return QEMU's command line; a disk's name is its serial number in the guest.
+
+    With ``count_instructions`` the guest's time stamp counter is the number of
+    instructions that its CPUs have executed, and one of them is online.
+    """
+    words = [QEMU, *_ACCELERATED["count" if count_instructions else accelerator()]]
     words += ["-smp", str(cpus), "-m", str(memory), "-no-reboot", "-nodefaults"]
     words += ["-display", "none", "-serial", f"file:{console}"]
     words += ["-kernel", str(image), "-initrd", str(initramfs)]
     command_line = "console=ttyS0 panic=-1 oops=panic loglevel=4 rdinit=/init"
+    # On a busy host the emulated timer is late, and the kernel would panic about it.
+    command_line += " no_timer_check"
+    if count_instructions:
+        command_line += f" {_COUNTING}"
     words += ["-append", f"{command_line} LAB_DISKS={len(disks)}"]
     for name, path in disks.items():
         words += ["-drive", f"file={path},format=raw,if=none,id={name},cache=unsafe,discard=unmap"]
