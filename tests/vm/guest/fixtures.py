@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cbtlab.record import uapi
 from cbtlab.record.device_mapper import DeviceMapper, Target
 from cbtlab.record.kernel_module import Module, Refused, Role, Tracker
+from cbtlab.record.rings import Rings
 
 MIB = 1 << 20
 EVENT = uapi.EVENT
 P = Role.PHYSICAL
 PLACE = Path("/mnt")
 SYNC, IDLE, REMAINDER = 0x1, 0x80, 0x10000  # CBT_F_*
+FIELDS = (
+    *("seq", "time", "offset", "length", "inode", "inode_offset", "interval", "pid", "flags"),
+    *("tracker", "op", "known", "comm"),
+)
 
 mapper = DeviceMapper()
 module = Module()
 
 
 @contextlib.contextmanager
-def refused(*numbers: int) -> Iterator[None]:
-    """Expect that the module refuses with one of these errno."""
+def refused(*numbers: int, saying: str = "") -> Iterator[None]:
+    """Expect that the module refuses with one of these errno, and a sentence that says so."""
     try:
         yield
     except Refused as error:
         assert error.errno in numbers, error
+        assert saying in error.why, error
     else:
         raise AssertionError(f"not refused with {[errno.errorcode[n] for n in numbers]}")
 
@@ -41,21 +50,60 @@ def linear(name: str = "disk", size: int = 16 * MIB, start: int = 0) -> Iterator
 
 
 @contextlib.contextmanager
-def tracked(node: object, granularity: int = 4096, interval: int = 0) -> Iterator[Tracker]:
+def tracked(node: Any, granularity: int = 4096, interval: int = 0, **how: Any) -> Iterator[Tracker]:
     """Attach a tracker for the length of a ``with``; earlier events are thrown away."""
-    while module.read():
-        pass
-    tracker = module.attach(node, role=P, granularity=granularity, interval=interval)  # type: ignore[arg-type]
+    events()
+    tracker = module.attach(node, role=P, granularity=granularity, interval=interval, **how)
     try:
         yield tracker
     finally:
         tracker.detach()
 
 
-def events() -> list[dict[str, object]]:
-    """Take all events out of the ring."""
-    names = "seq time offset length inode inode_offset interval pid flags tracker op known comm"
+@contextlib.contextmanager
+def suspended(name: str = "disk") -> Iterator[None]:
+    """Suspend a volume for the length of a ``with``."""
+    mapper.suspend(name)
+    try:
+        yield
+    finally:
+        mapper.resume(name)
+
+
+def exchange(name: str, table: list[Target]) -> None:
+    """Give a volume another table."""
+    mapper.load(name, table)
+    with suspended(name):
+        pass
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[int]:
+    """Run ``work`` in a child meanwhile; it must end well.  Yields its process id."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    yield child
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, work
+
+
+def unpacked(data: bytes) -> list[dict[str, Any]]:
+    """Return events by number."""
+    found = [dict(zip(FIELDS, fields, strict=True)) for fields in EVENT.iter_unpack(data)]
+    return sorted(found, key=lambda event: event["seq"])
+
+
+def events() -> list[dict[str, Any]]:
+    """Take all events out of the rings; by number."""
     data = b""
-    while more := module.read():
-        data += more
-    return [dict(zip(names.split(), fields, strict=True)) for fields in EVENT.iter_unpack(data)]
+    with Rings(module) as rings:
+        while True:
+            with rings.take() as batch:
+                data += b"".join(batch.spans)
+            if not batch.events:
+                return unpacked(data)

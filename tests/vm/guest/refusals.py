@@ -8,6 +8,7 @@ import fcntl
 import os
 import random
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import volumes
@@ -16,8 +17,10 @@ from fixtures import MIB, PLACE, P, linear, mapper, module, refused, tracked
 from cbtlab.errors import InputError
 from cbtlab.record import uapi
 from cbtlab.record.device_mapper import Target
-from cbtlab.record.kernel_module import ACTIVE, FROZEN, EventWriter, Refused
+from cbtlab.record.kernel_module import ACTIVE, FROZEN, EventWriter, Refused, State
 from cbtlab.record.mounted import mount, unmount
+
+MKFS_BTRFS = "/sbin/mkfs.btrfs"  # not on every guest
 
 
 def attach_refuses() -> None:
@@ -28,18 +31,19 @@ def attach_refuses() -> None:
         for granularity in (0, 1, 256, 511, 3000, 4097, 2 * MIB, 2**31, 2**32 - 1):
             with refused(errno.EINVAL):
                 attach(node, granularity)
+        assert "cbt: attach: the role is 1 or 2, the granularity a" in kernel_log()
         for granularity in (512, MIB):
             attach(node, granularity)
         for role in (0, 3, 255):
             with refused(errno.EINVAL):
                 attach(node, role=role)
-    with refused(errno.EOPNOTSUPP):  # request-based
+    way = "not a bio-based device-mapper volume; put a"
+    with refused(errno.EOPNOTSUPP, saying=way):  # request-based
         attach("/dev/lab/volume")
     # Bio-based, but not of a driver that is known to bear a replaced handler.
     Path("/sys/block/zram0/disksize").write_text(str(MIB))
-    with refused(errno.EOPNOTSUPP):
+    with refused(errno.EOPNOTSUPP, saying=way):
         attach("/dev/zram0")
-    assert "not a bio-based device-mapper volume; put a" in kernel_log()
     with refused(errno.ENOENT):
         attach("/dev/nothing")
     with refused(errno.ENOTBLK):
@@ -52,11 +56,11 @@ def attach_refuses() -> None:
         attach("/dev/" + "x" * 5000)
     mapper._call(3, "empty")
     mapper.load("empty", [Target(0, 2048, "error", "")])  # and not resumed: no table yet
-    with refused(errno.ENODATA):
+    with refused(errno.ENODATA, saying="is empty"):
         attach(mapper.info("empty").node)
     mapper.remove("empty")
     huge = mapper.create("huge", [Target(0, 2**53, "error", "")]).node
-    with refused(errno.ENOMEM):
+    with refused(errno.ENOMEM, saying="a coarser granularity takes less"):
         attach(huge, 512)
     mapper.remove("huge")
 
@@ -72,20 +76,43 @@ def log_on_the_volume_is_refused() -> None:
         subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", node], check=True)
         mount(node, PLACE, "ext4")
         with (PLACE / "events").open("wb") as log:
-            fields = (0, *os_numbers(node), 4096, 0, log.fileno(), P, 0, 0, 0, 0)
-            with refused(errno.ELOOP):
+            fields = (0, *os_numbers(node), 4096, 0, log.fileno(), P, 0, 0, b"", 0, 0, 0)
+            with refused(errno.ELOOP, saying="saved on the tracked volume"):
                 module.call(node, uapi.IOC_ATTACH, uapi.ATTACH, *fields)
         unmount(PLACE)
-        with tracked(node):
-            above = mapper.create("above", [Target(0, 32768, "linear", f"{node} 0")]).node
-            mount(above, PLACE, "ext4")
-            try:
-                with EventWriter(module, PLACE / "events"):
-                    raise AssertionError("a log above the tracked volume was not refused")
-            except InputError as error:
-                assert "whose writes it would record" in str(error)
-            unmount(PLACE)
-            mapper.remove("above")
+        above = mapper.create("above", [Target(0, 32768, "linear", f"{node} 0")]).node
+        own_volume_is_refused(node, above, "ext4")
+        mapper.remove("above")
+
+
+def log_on_btrfs_is_refused() -> None:
+    """Its files have a device number that is no device's."""
+    with linear() as node:
+        above = mapper.create("above", [Target(0, 32768, "linear", f"{node} 0")]).node
+        words = [MKFS_BTRFS, "-q", "-f", "-K", "--mixed", above]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        own_volume_is_refused(node, above, "btrfs")
+        mapper.remove("above")
+
+
+def own_volume_is_refused(node: str, above: str, kind: str) -> None:
+    """Save events above the tracked volume: attached before the writer, and after."""
+    mount(above, PLACE, kind)
+    with tracked(node):
+        try:
+            with EventWriter(module, PLACE / "events"):
+                raise AssertionError("a log above the tracked volume was not refused")
+        except InputError as error:
+            assert "whose writes it would record" in str(error)
+    with EventWriter(module, PLACE / "events"):
+        try:
+            module.attach(node, role=P, granularity=4096)
+        except InputError as error:
+            assert "whose writes it would record" in str(error)
+        else:
+            raise AssertionError("a volume below the log was not refused")
+        assert module.info().trackers == 0
+    unmount(PLACE)
 
 
 def os_numbers(node: str) -> tuple[int, int]:
@@ -96,7 +123,8 @@ def os_numbers(node: str) -> tuple[int, int]:
 def other_calls_refuse() -> None:
     with linear() as node, tracked(os_numbers(node)) as tracker:
         nobody = module.tracker(60_000)
-        for call in (nobody.status, nobody.clear, nobody.detach, nobody.changed):
+        load = partial(nobody.load, b"x", b"x")
+        for call in (nobody.status, nobody.clear, nobody.detach, nobody.changed, nobody.seal, load):
             with refused(errno.ENOENT):
                 call()
         with refused(errno.ENODATA):
@@ -105,9 +133,9 @@ def other_calls_refuse() -> None:
             tracker.bitmap(2)
         with refused(errno.EINVAL):
             tracker.bitmap(ACTIVE, 2)
-        with refused(errno.EBUSY):
+        with refused(errno.EBUSY, saying="a tracker is attached"):
             module.ring(1000)
-        with refused(errno.EBUSY):  # not suspended
+        with refused(errno.EBUSY, saying="not suspended"):
             module.switch([tracker])
         with refused(errno.EINVAL):
             module.switch([])
@@ -134,9 +162,9 @@ def other_calls_refuse() -> None:
             raise AssertionError("a tracked volume was removed")
         assert subprocess.run(["/lab/busybox", "rmmod", "cbt"], stderr=-3).returncode
     for room in (0, 15, 2**24 + 1, 2**63):
-        with refused(errno.EINVAL):
+        with refused(errno.EINVAL, saying=f"{room} events" if room else ""):
             module.ring(room)
-    with refused(errno.ENOMEM):  # 1.25 GiB, more than the guest has
+    with refused(errno.ENOMEM, saying="cannot be had"):  # 1.25 GiB, more than the guest has
         module.ring(2**24)
     child = os.fork()
     if not child:
@@ -154,7 +182,8 @@ def random_calls_do_no_harm() -> None:
     pick = random.Random(1)
     calls = [getattr(uapi, name) for name in dir(uapi) if name.startswith("IOC_")]
     small = (0, 1, 2, 3, 4096, 2**32 - 1, 2**64 - 1)
-    with linear() as node, tracked(node):
+    with linear() as node:
+        tracker = module.attach(node, role=P, granularity=4096)
         for _ in range(20_000):
             call = pick.choice(calls)
             size = call >> 16 & 0x3FFF
@@ -164,8 +193,24 @@ def random_calls_do_no_harm() -> None:
                     data[at : at + 8] = pick.choice(small).to_bytes(8, "little")[: size - at]
             if call in (uapi.IOC_DETACH, uapi.IOC_RING):
                 data[1] |= 0x80  # leaves the tracker attached, and the ring as it is
+            if call == uapi.IOC_SWITCH:
+                data[17:20] = bytes(3)  # waits for less than a second
             with contextlib.suppress(OSError):
                 fcntl.ioctl(module.fd, call, data)
         volumes.write(node, 0, b"x" * 512)
-    for status in list(module.trackers()):
-        module.tracker(status.tracker).detach()
+        for status in list(module.trackers()):
+            with contextlib.suppress(Refused):  # a sealed one that was written says so once
+                module.tracker(status.tracker).detach()
+            if status.states & State.SEALED:
+                with contextlib.suppress(Refused):
+                    module.tracker(status.tracker).detach()
+        with refused(errno.ENOENT):
+            tracker.status()
+
+
+BEHAVIOURS = (
+    attach_refuses,
+    log_on_the_volume_is_refused,
+    *((log_on_btrfs_is_refused,) if Path(MKFS_BTRFS).exists() else ()),
+    other_calls_refuse,
+)
