@@ -1,56 +1,145 @@
-"""For the programs that run in a guest: the content of a volume, and writers that never rest.
+"""For the programs that run in a guest: file systems, writers that never rest, and the truth.
 
-The volume's content, read with O_DIRECT, is the truth that a bitmap is held
-against.  Standard library only.
+The volume's content, read with O_DIRECT by ``truth``, is what a bitmap is held
+against; the writers are ``load``.  Both are compiled on the host
+(``tests/vm/programs.py``).  Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
+import json
 import mmap
 import os
-import random
 import signal
-import struct
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from cbtlab.record.kernel_module import Tracker
+from cbtlab.record.mounted import mount, unmount
 
 BLOCK = 4096
-_PIECE = 1 << 20
-_REST = 0.004
-_FITRIM = 0xC0185879
-_PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
-_ZERO_RANGE = 0x10
+LOAD, TRUTH = "/tests/bin/load", "/tests/bin/truth"
+# Every kind of writer on a mounted file system; ``trim`` needs a volume that can discard.
+WRITERS = ("buffered", "direct", "mapped", "uring", "allocate", "names")
+_FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 
 
-def content(device: str) -> bytearray:
-    """Return a whole device, read with O_DIRECT."""
-    fd = os.open(device, os.O_RDONLY | os.O_DIRECT)
-    size = os.lseek(fd, 0, os.SEEK_END)
-    whole = bytearray(size)
-    with mmap.mmap(-1, _PIECE) as buffer:
-        for offset in range(0, size, _PIECE):
-            got = os.preadv(fd, [buffer], offset)
-            whole[offset : offset + got] = buffer[:got]
+@dataclass(frozen=True)
+class FileSystem:
+    """How a file system is made and mounted; ``RAW`` stands for none."""
+
+    name: str
+    mkfs: tuple[str, ...]
+    options: str = ""
+    # A device-mapper suspend does not freeze it: FIFREEZE must come before.
+    freeze: bool = False
+
+
+FILE_SYSTEMS = {
+    fs.name: fs
+    for fs in (
+        FileSystem("ext4", ("/sbin/mke2fs", "-q", "-F", "-E", "nodiscard", "-t", "ext4")),
+        FileSystem("xfs", ("/sbin/mkfs.xfs", "-q", "-f", "-K")),
+        FileSystem("btrfs", ("/sbin/mkfs.btrfs", "-q", "-f", "-K", "--mixed"), freeze=True),
+        FileSystem("vfat", ("/sbin/mkfs.vfat",)),
+        FileSystem("raw", ()),
+    )
+}
+RAW = FILE_SYSTEMS["raw"]
+
+
+class Truth:
+    """What a device, or ``span`` (offset, length) of it, held when it was judged last."""
+
+    def __init__(self, granularity: int = BLOCK, span: tuple[int, int] | None = None) -> None:
+        Truth.count = getattr(Truth, "count", 0) + 1
+        self._copy = Path(f"/dev/shm/truth-{Truth.count}")
+        self._granularity = granularity
+        self._span = span or ()
+
+    def judge(self, device: str, bits: bytes | None) -> dict[str, Any]:
+        """Compare the content with the one before, and the difference with ``bits``.
+
+        The first call only takes the content: ``bits`` is not looked at.  The
+        result has changed, marked, missed, surplus (counts) and first_missed.
+        """
+        words = [TRUTH, device, str(self._copy), str(self._granularity), *map(str, self._span)]
+        done = subprocess.run(words, input=bits or b"", stdout=subprocess.PIPE, check=True)
+        return json.loads(done.stdout)
+
+    def forget(self) -> None:
+        """Free the copy's memory."""
+        self._copy.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def made(fs: FileSystem, node: str, place: Path, options: str = "") -> Iterator[str]:
+    """Make and mount a file system for the length of a ``with``; yield where to write."""
+    if not fs.mkfs:
+        yield node
+        return
+    # xfsprogs refuses small volumes unless it believes that its own tests run it.
+    small = {"TEST_DIR": "x", "TEST_DEV": "x", "QA_CHECK_FS": "x"}
+    subprocess.run([*fs.mkfs, node], check=True, env={**os.environ, **small},
+                   stdout=subprocess.DEVNULL)  # fmt: skip
+    place.mkdir(exist_ok=True)
+    mount(node, place, fs.name, ",".join(filter(None, (fs.options, options))))
+    yield str(place)
+    unmount(place, patience=60)
+
+
+@contextlib.contextmanager
+def loaded(place: str, kinds: Sequence[str]) -> Iterator[None]:
+    """Let one ``load`` of each kind write to ``place`` until the block is left."""
+    running = [
+        (kind, subprocess.Popen([LOAD, kind, place, str(seed)])) for seed, kind in enumerate(kinds)
+    ]
+    try:
+        yield
+        for kind, process in running:
+            assert process.poll() is None, f"the writer {kind} has ended: {process.returncode}"
+    finally:
+        for _, process in running:
+            process.kill()
+        for _, process in running:
+            process.wait()
+
+
+def let_write(*trackers: Tracker, least: int = 100, pause: float = 0.1) -> None:
+    """Wait until each tracker has seen so many writes more, on however slow a machine."""
+    time.sleep(pause)
+    goals = [tracker.status().events + least for tracker in trackers]
+    end = time.monotonic() + 60
+    while any(t.status().events < goal for t, goal in zip(trackers, goals, strict=True)):
+        assert time.monotonic() < end, "the writers wrote too little"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def frozen(place: str) -> Iterator[None]:
+    """Freeze the file system that is mounted at ``place`` for the length of a ``with``."""
+    top = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(top, _FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(top, _FITHAW, 0)
+    finally:
+        os.close(top)
+
+
+def settle(node: str) -> None:
+    """Write back what is dirty in a device's page cache: else its last closing would."""
+    fd = os.open(node, os.O_RDWR)
+    os.fsync(fd)
     os.close(fd)
-    return whole
-
-
-def differing(before: bytearray, after: bytearray, block: int = BLOCK) -> set[int]:
-    """Return the blocks whose bytes differ."""
-    found = set()
-    # Slices of bytes are compared at once; memoryviews would be, byte by byte.
-    for start in range(0, len(before), _PIECE):
-        a, b = before[start : start + _PIECE], after[start : start + _PIECE]
-        if a == b:
-            continue
-        for at in range(0, len(a), block):
-            if a[at : at + block] != b[at : at + block]:
-                found.add((start + at) // block)
-    return found
 
 
 def marked(bits: bytes) -> set[int]:
@@ -69,70 +158,9 @@ def write(path: str | Path, offset: int, data: bytes, flags: int = os.O_DIRECT) 
     os.close(fd)
 
 
-def rewrite_synced(folder: Path, seed: int) -> Iterator[None]:
-    """Rewrite places of a file through the page cache, with fsync now and then."""
-    pick = random.Random(seed)
-    fd = os.open(folder / f"database-{seed}", os.O_RDWR | os.O_CREAT)
-    os.posix_fallocate(fd, 0, 6 << 20)
-    while True:
-        for _ in range(pick.randrange(1, 20)):
-            os.pwrite(fd, pick.randbytes(pick.randrange(100, 20000)), pick.randrange(6 << 20))
-        os.fsync(fd)
-        yield
-
-
-def rewrite_direct(folder: Path, seed: int) -> Iterator[None]:
-    """Rewrite blocks of a file with O_DIRECT."""
-    pick = random.Random(seed)
-    path = folder / f"direct-{seed}"
-    with path.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, 6 << 20)
-    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
-    buffer = mmap.mmap(-1, 64 << 10)
-    while True:
-        length = pick.randrange(1, 17) * BLOCK
-        buffer[:length] = pick.randbytes(length)
-        os.pwritev(fd, [memoryview(buffer)[:length]], pick.randrange(1400) * BLOCK)
-        yield
-
-
-def make_and_delete(folder: Path, seed: int) -> Iterator[None]:
-    """Make, append to, rename and delete files, and leave write-back to the kernel."""
-    pick = random.Random(seed)
-    count = 0
-    while True:
-        count += 1
-        path = folder / f"file-{seed}-{count % 40}"
-        with path.open("ab" if pick.random() < 0.3 else "wb") as out:
-            out.write(pick.randbytes(pick.randrange(1, 120_000)))
-        if pick.random() < 0.3:
-            path.rename(folder / f"renamed-{seed}-{count % 7}")
-        elif pick.random() < 0.3:
-            path.unlink()
-        yield
-
-
-def punch_and_trim(folder: Path, seed: int) -> Iterator[None]:
-    """Punch holes, zero ranges and discard what the file system does not use."""
-    pick = random.Random(seed)
-    fd = os.open(folder / f"holes-{seed}", os.O_RDWR | os.O_CREAT)
-    top = os.open(folder, os.O_RDONLY)
-    libc = ctypes.CDLL(None)
-    while True:
-        os.pwrite(fd, pick.randbytes(200_000), pick.randrange(20) * 100_000)
-        os.fsync(fd)
-        mode = pick.choice((_PUNCH, _ZERO_RANGE))
-        place = pick.randrange(20) * 98_304
-        libc.fallocate64(fd, mode, ctypes.c_int64(place), ctypes.c_int64(65_536))
-        if pick.random() < 0.2:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(top, _FITRIM, struct.pack("=QQQ", 0, 2**63, 0))
-        yield
-
-
 @contextlib.contextmanager
 def writers(folder: Path, *kinds: Callable[[Path, int], Iterator[None]]) -> Iterator[None]:
-    """Let one process of each kind write to ``folder`` until the block is left."""
+    """Let one process of each kind, a generator, run in ``folder`` until the block is left."""
     processes = []
     for seed, kind in enumerate(kinds):
         process = os.fork()
@@ -140,7 +168,7 @@ def writers(folder: Path, *kinds: Callable[[Path, int], Iterator[None]]) -> Iter
             try:
                 os.nice(20)  # they write as fast as the recording leaves them time to
                 for _ in kind(folder, seed):
-                    time.sleep(_REST)
+                    time.sleep(0.004)
             finally:
                 os._exit(1)
         processes.append(process)
