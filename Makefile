@@ -10,7 +10,8 @@ NAME   ?= ext4-office
 
 PY = $(VENV)/bin/python
 
-.PHONY: audit test lab lint regression record bench vm module picture clean help
+.PHONY: audit test lab lint regression record bench vm module module-lint soak crashes
+.PHONY: debug-kernel faults picture clean help
 
 help:
 	@echo 'make audit [CASE=… POLICY=… OUT=…]  audit a case; leaves report.html, audit.json, chain/'
@@ -19,7 +20,8 @@ help:
 	@echo 'make regression                     audit every case and compare with what is expected'
 	@echo 'make record NAME=… OUT=…            record a scenario in a virtual machine'
 	@echo 'make module KDIR=…                  build the kernel module'
-	@echo 'make vm | bench | lint | picture | clean'
+	@echo 'make soak | crashes | faults        long tests of the module: switches, kills, a debug kernel'
+	@echo 'make vm | bench | lint | module-lint | picture | clean'
 
 audit: $(VENV)/.audit
 	@$(PY) -m cbtlab audit '$(CASE)' --policy '$(POLICY)' --out '$(OUT)' --force
@@ -52,6 +54,22 @@ picture: $(VENV)/.test
 
 module:
 	$(MAKE) -C kernel_module $(if $(KDIR),KDIR='$(KDIR)')
+
+# The long forms of tests/vm; their last figures stand in docs/tracker.md.
+soak: $(VENV)/.test
+	$(PY) tests/vm/soak.py --to build/soak
+
+crashes: $(VENV)/.test
+	$(PY) tests/vm/crashes.py --to build/crashes
+
+debug-kernel: $(VENV)/.test
+	$(PY) -m cbtlab.lab.debug_kernel
+
+faults: debug-kernel
+	CBTLAB_DEBUG_KERNEL=1 CBTLAB_HOSTILE_CALLS=1000000 $(PY) -m pytest tests/vm/test_detectors.py tests/vm/test_faults.py
+
+module-lint: $(VENV)/.test
+	$(PY) tools/module_lint.py
 
 # One environment; every target adds its own part to it.
 $(VENV)/.audit $(VENV)/.test $(VENV)/.lab $(VENV)/.lint: $(VENV)/.%: pyproject.toml tools/setup
