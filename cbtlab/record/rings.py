@@ -86,6 +86,9 @@ class Rings:
             self.close()
             why = "somebody else reads the events" if error.errno == errno.EBUSY else ""
             raise Refused(path, error.errno or 0, why) from error
+        except BaseException:
+            self.close()  # who has the descriptor keeps other readers out
+            raise
         self._tails, self._shared = tails.cast("Q"), self._bytes.cast("Q")
         self._views += [self._tails, self._shared]
         _open.add(self)
