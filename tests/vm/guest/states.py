@@ -5,6 +5,7 @@ Called by ``behaviour.py`` in a guest.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -30,7 +31,7 @@ from fixtures import (
 
 from cbtlab.record import uapi
 from cbtlab.record.device_mapper import Snapshots, Target
-from cbtlab.record.kernel_module import FROZEN, Kind, State, Tracker
+from cbtlab.record.kernel_module import ACTIVE, FROZEN, Kind, State, Tracker
 
 BLOCK = 4096
 ODD = 9 * MIB + 3 * BLOCK  # its bitmap has pad bits
@@ -78,6 +79,13 @@ def loading(node: str, generation: bytes) -> Iterator[Tracker]:
     tracker.detach()
 
 
+def load_around(tracker: Tracker, kind: Kind, before: int) -> None:
+    """Load zeros from ``before`` bytes below the bitmap's begin on, and as many of its own."""
+    zeros = ctypes.create_string_buffer(2 * before)
+    fields = (ctypes.addressof(zeros), 2**64 - before, 2 * before, tracker.id, ACTIVE, kind, 0)
+    module.call("load", uapi.IOC_LOAD, uapi.BITS, *fields)
+
+
 def a_tracker_goes_on_after_a_restart() -> None:
     with linear(size=ODD) as node:
         with tracked(node, interval=7) as tracker:
@@ -93,7 +101,12 @@ def a_tracker_goes_on_after_a_restart() -> None:
             with suspended(), refused(errno.EBUSY):
                 module.switch([tracker])  # its bits would be of two intervals
             write(node, 9)
+            with refused(errno.EINVAL):  # before its begin, around the end of all numbers
+                load_around(tracker, Kind.DISCARDED, len(changed))
+            assert tracker.status().states == State.LOADING
             tracker.load_part(Kind.CHANGED, 0, changed[:64])
+            with refused(errno.EINVAL):
+                load_around(tracker, Kind.CHANGED, 64)
             for kind, offset, bits in (
                 (Kind.CHANGED, 0, changed[:64]),  # once more
                 (Kind.CHANGED, 72, changed[72:]),  # not the next one
