@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from crash_lives import DISK_SIZE, Step, run, told_to
+from crash_lives import DISK_SIZE, Step, run
 
 STATE_SIZE, LABEL, VOLUME = 8 << 20, 40 << 20, 41 << 20  # guest/crash_disk.py
 _CUTS_A_BOOT = 8
@@ -101,7 +101,8 @@ def record(kernel: str, rounds: int, rng: Random, work: Path) -> Path:
     drive = {"driver": "blklogwrites", "node-name": "logged", **files}
     options = ["-blockdev", json.dumps(drive), "-device", "virtio-blk-pci,drive=logged,serial=disk"]
     program = f"crash_rounds.py {rng.randrange(1 << 30)} {rounds}"
-    run(kernel, program, work, options=options, timeout=30 * rounds + 240).check()
+    timeout = 30 * rounds + 240
+    run(kernel, program, work, lambda _: None, options=options, timeout=timeout).check()
     return log
 
 
@@ -119,9 +120,9 @@ def cuts(kernel: str, rounds: int, count: int, rng: Random, work: Path) -> Itera
             kernel,
             f"crash_cuts.py {' '.join(now)}",
             work,
+            told.append,
             disks={name: work / name for name in now},
             timeout=30 * len(now) + 240,
-            on_phase=lambda line, told=told: told_to(told, line),
         ).check()
         assert len(told) == len(now)
         for step, end in zip(told, now.values(), strict=True):
