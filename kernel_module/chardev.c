@@ -161,7 +161,9 @@ static long do_ring(void __user *arg, struct cbt_why *why)
 
 	if (copy_from_user(&events, arg, sizeof(events)))
 		return -EFAULT;
-	return events ? cbt_reset_rings(events, why) : -EINVAL;
+	if (!events)
+		return cbt_refuse(why, -EINVAL, "ring: no room for events");
+	return cbt_reset_rings(events, why);
 }
 
 static long with_id(void __user *arg, struct cbt_why *why,

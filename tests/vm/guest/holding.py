@@ -8,12 +8,26 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import subprocess
 import time
 
 import volumes
-from fixtures import beside, events, linear, mapper, module, refused, suspended, tracked
+from fixtures import (
+    MIB,
+    PLACE,
+    beside,
+    events,
+    linear,
+    mapper,
+    module,
+    refused,
+    suspended,
+    tracked,
+)
 
+from cbtlab.record.device_mapper import Target
 from cbtlab.record.kernel_module import FROZEN, Refused, State
+from cbtlab.record.mounted import mount, unmount
 
 BLOCK = 4096
 
@@ -143,6 +157,36 @@ def a_switch_does_not_wait_for_ever() -> None:
         assert tracker.status().interval == 0
 
 
+def a_stuck_resume_is_not_waited_for_with_its_way_out_held() -> None:
+    """The resume of the upper volume thaws its file system, which writes to the lower one.
+
+    Whoever holds the lower one then must not wait for the upper one's resume to end.
+    """
+    with linear("below", 32 * MIB) as below:
+        above = mapper.create("above", [Target(0, 32 * MIB // 512, "linear", f"{below} 0")]).node
+        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", above], check=True)
+        mount(above, PLACE, "ext4")
+        with tracked(above) as upper, tracked(below) as lower:
+            mapper.suspend("above")
+            mapper.suspend("below")
+            with beside(lambda: mapper.resume("above")):
+                time.sleep(1)
+                assert mapper.info("above").suspended, "its resume is not stuck: nothing is tried"
+                begin = time.monotonic()
+                with refused(errno.EBUSY, saying="stuck"):
+                    module.switch([lower, upper])
+                assert time.monotonic() - begin < 30
+                assert [t.status().interval for t in (upper, lower)] == [0, 0]
+                mapper.resume("below")
+            mapper.suspend("above")
+            mapper.suspend("below")
+            assert module.switch([upper, lower]).suspended
+            mapper.resume("below")
+            mapper.resume("above")
+        unmount(PLACE)
+        mapper.remove("above")
+
+
 BEHAVIOURS = (
     a_switch_needs_a_cleared_bitmap,
     all_switch_or_none,
@@ -150,4 +194,5 @@ BEHAVIOURS = (
     a_switch_waits_for_a_suspend,
     a_switch_meets_a_short_suspend,
     a_switch_does_not_wait_for_ever,
+    a_stuck_resume_is_not_waited_for_with_its_way_out_held,
 )
