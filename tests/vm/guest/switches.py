@@ -84,8 +84,10 @@ def snapshots(fs: FileSystem, count: int, part: str) -> Rows:
             with volumes.loaded(place, kinds):
                 for k in range(count + 1):
                     volumes.let_write(tracker)
-                    # Every other switch finds a file system that was not frozen before it.
-                    frozen = volumes.frozen(place) if fs.freeze and k % 2 else None
+                    # Every other switch finds a file system that was not frozen before it; a late
+                    # one waits for writes, which a frozen one would not let through.
+                    freeze = fs.freeze and k % 2 and not late
+                    frozen = volumes.frozen(place) if freeze else None
                     with frozen or contextlib.nullcontext():
                         snapshot, switched = instant(provider, tracker, late)
                     bits = save(tracker, part, k)
