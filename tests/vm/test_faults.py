@@ -89,7 +89,7 @@ def check_counts(counts: dict[str, tuple[int, int]], calls: int) -> None:
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 def test_hostile_calls_do_no_harm(kernel: str, tmp_path: Path) -> None:
-    calls = 6000
+    calls = 8000
     result = guest.boot(
         kernel,
         f"insmod /lab/cbt.ko && PYTHONPATH=/lab/python:/tests "

@@ -211,9 +211,14 @@ static void fill(const struct call *call, void *argument)
 		put(argument, field, plausible(field->content));
 	if (call->request == CBT_IOC_ATTACH && chance(30)) {
 		struct cbt_attach *attach = argument;
+		int tries;
 
 		attach->flags = CBT_ATTACH_CONTINUE;
-		memcpy(attach->generation, generations[below(IDS)], 16);
+		/* A generation begins with a time: one that is zero was never given. */
+		for (tries = 0; tries < 8 && !attach->generation[0]; tries++)
+			memcpy(attach->generation, generations[below(IDS)], 16);
+		if (chance(50))	/* that of a tracker that may be there still: it is to go */
+			attach->generation[15] ^= 1;
 	}
 }
 
@@ -240,6 +245,19 @@ static void forget(uint32_t id)
 			shared->ids[slot] = shared->ids[below(IDS)];
 }
 
+/* The first part of the bits of a tracker that goes on; the rest is left to chance. */
+static void load_first(int file, const struct cbt_attach *attached)
+{
+	static const uint8_t none[8];
+	struct cbt_bits bits = {
+		.buffer = (uintptr_t)none,
+		.length = attached->bitmap_bytes < 8 ? attached->bitmap_bytes : 8,
+		.tracker = attached->tracker,
+	};
+
+	count("load", ioctl(file, CBT_IOC_LOAD, &bits));
+}
+
 /* What an attach gave belongs to those that come after; and not too many may stay. */
 static void keep_attached(int file, const struct cbt_attach *attached)
 {
@@ -247,8 +265,11 @@ static void keep_attached(int file, const struct cbt_attach *attached)
 	struct cbt_info info;
 
 	shared->ids[slot] = attached->tracker;
-	if (attached->flags & CBT_ATTACH_CONTINUE)
+	if (attached->flags & CBT_ATTACH_CONTINUE) {
 		shared->loading = attached->tracker;
+		if (chance(70))
+			load_first(file, attached);
+	}
 	memcpy(generations[slot], attached->generation, 16);
 	if (!ioctl(file, CBT_IOC_INFO, &info) && info.trackers > TRACKERS_KEPT)
 		count("detach", ioctl(file, CBT_IOC_DETACH, &before));
