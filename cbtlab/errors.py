@@ -26,3 +26,7 @@ class CbtlabError(Exception):
 
 class InputError(CbtlabError, ValueError):
     """The input, or the call, cannot be used."""
+
+
+class NotAtRest(InputError):
+    """A file system whose journal or log waits for a replay, or that was not ended cleanly."""

@@ -15,7 +15,7 @@ from cbtlab.case import Case, Interval
 from cbtlab.checks.lost import Losses
 from cbtlab.checks.streams import Ints, ZeroImage
 from cbtlab.checks.verdict import item
-from cbtlab.errors import InputError
+from cbtlab.errors import InputError, NotAtRest
 from cbtlab.exclude import Exclusion
 from cbtlab.files import VolumeMap, map_volume
 from cbtlab.images import Image
@@ -168,9 +168,9 @@ def mapped(image: Image, policy: str) -> VolumeMap | None:
     """
     try:
         return map_volume(image)
+    except NotAtRest:
+        raise
     except InputError as error:
-        if "journal" in error.fault:
-            raise
         if policy == "union":
             return None
         ways = [error.remedy, "or keep everything with --policy union"]

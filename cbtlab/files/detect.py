@@ -6,22 +6,27 @@ import struct
 from collections.abc import Iterator
 
 from cbtlab.errors import InputError
-from cbtlab.files.ext_layout import MAGIC, SUPERBLOCK_OFFSET
+from cbtlab.files.ext.layout import MAGIC, SUPERBLOCK_OFFSET
 from cbtlab.files.volume import Volume
 
 _SECTOR = 512
 _MOST_PARTITIONS = 1024
 _EXTENDED = (0x05, 0x0F, 0x85)
 
+#: Signatures of the file systems that are mapped: offset, bytes, kind.
+_MAPPED = (
+    (SUPERBLOCK_OFFSET + 56, MAGIC.to_bytes(2, "little"), "ext"),
+    (0, b"XFSB", "xfs"),
+    (3, b"NTFS    ", "ntfs"),
+    (3, b"EXFAT   ", "exfat"),
+    (82, b"FAT32   ", "fat"),
+    (54, b"FAT16   ", "fat"),
+    (54, b"FAT12   ", "fat"),
+    (0x10040, b"_BHRfS_M", "btrfs"),
+)
+
 #: Signatures of what is recognised and not mapped: offset, bytes, name.
 _OTHERS = (
-    (0, b"XFSB", "XFS"),
-    (3, b"NTFS    ", "NTFS"),
-    (3, b"EXFAT   ", "exFAT"),
-    (82, b"FAT32   ", "FAT32"),
-    (54, b"FAT16   ", "FAT16"),
-    (54, b"FAT12   ", "FAT12"),
-    (0x10040, b"_BHRfS_M", "btrfs"),
     (0x10034, b"ReIsEr", "ReiserFS"),
     (1024, b"H+\x00\x04", "HFS+"),
     (1024, b"\x10\x20\xf5\xf2", "F2FS"),
@@ -36,14 +41,15 @@ _OTHERS = (
 
 
 def detect(volume: Volume) -> str:
-    """Return ``"ext"``, or raise InputError that names what was found and the way out."""
+    """Return the kind of file system, or raise InputError that names what else was found."""
     if volume.offset % _SECTOR:
         raise volume.fault("the offset is not a multiple of 512", "give the start of a partition")
-    if _bytes(volume, SUPERBLOCK_OFFSET + 56, 2) == MAGIC.to_bytes(2, "little"):
-        return "ext"
+    for offset, magic, kind in _MAPPED:
+        if _bytes(volume, offset, len(magic)) == magic:
+            return kind
     for offset, magic, name in _OTHERS:
         if _bytes(volume, offset, len(magic)) == magic:
-            raise volume.fault(f"holds {name}, which is not mapped yet", "use an ext file system")
+            raise volume.fault(f"holds {name}, which is no file system that is mapped")
     starts = list(partitions(volume))
     if starts:
         known = ", ".join(str(start + volume.offset) for start in starts[:16])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ class Extents:
     """One extent a position: ``inode``, ``kind`` (a code into `KINDS`) and three lengths.
 
     ``logical`` and ``physical`` are `NOWHERE` where there is none; the unit (blocks or bytes)
-    is the caller's.
+    is the caller's.  ``stream`` is a code into the file system's list of stream names; 0 is
+    the unnamed one, a file's content.  What is ``encoded`` (compressed, encrypted) lies in
+    ``length`` bytes that are not the content; its first byte belongs to ``logical``.
     """
 
     inode: Array
@@ -30,16 +32,35 @@ class Extents:
     logical: Array
     physical: Array
     length: Array
+    stream: npt.NDArray[np.int32]
+    encoded: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, inode: Any, kind: Any, logical: Any, physical: Any, length: Any) -> Extents:
+    def of(
+        cls,
+        inode: Any,
+        kind: Any,
+        logical: Any,
+        physical: Any,
+        length: Any,
+        stream: Any = 0,
+        encoded: Any = False,
+    ) -> Extents:
         """Columns, or one number for a whole column; ``inode`` says how many there are."""
         inode = np.asarray(inode, np.int64)
 
         def column(value: Any, dtype: Any = np.int64) -> npt.NDArray[Any]:
             return np.array(np.broadcast_to(np.asarray(value, dtype), inode.shape))
 
-        return cls(inode, column(kind, np.int8), column(logical), column(physical), column(length))
+        return cls(
+            inode,
+            column(kind, np.int8),
+            column(logical),
+            column(physical),
+            column(length),
+            column(stream, np.int32),
+            column(encoded, np.bool_),
+        )
 
     @classmethod
     def join(cls, parts: Sequence[Extents]) -> Extents:
@@ -55,9 +76,9 @@ class Extents:
         return Extents(*(getattr(self, name)[which] for name in _COLUMNS))
 
     def ordered(self) -> Extents:
-        """By inode, then by logical place; what has none (``meta``) after the rest."""
+        """By inode, stream and logical place; what has no place (``meta``) after the rest."""
         last = np.where(self.logical == NOWHERE, np.iinfo(np.int64).max, self.logical)
-        return self[np.lexsort((self.physical, last, self.inode))]
+        return self[np.lexsort((self.physical, last, self.stream, self.inode))]
 
     def merged(self) -> Extents:
         """Neighbours that continue each other become one; the extents must be `ordered`."""
@@ -69,6 +90,8 @@ class Extents:
             placed
             & (before.inode == after.inode)
             & (before.kind == after.kind)
+            & (before.stream == after.stream)
+            & ~(before.encoded | after.encoded)
             & (before.kind != INLINE)
             & (before.logical + before.length == after.logical)
             & (before.physical + before.length == after.physical)
@@ -76,7 +99,7 @@ class Extents:
         starts = np.flatnonzero(np.concatenate(([True], ~joins)))
         length = np.add.reduceat(self.length, starts)
         first = self[starts]
-        return Extents(first.inode, first.kind, first.logical, first.physical, length)
+        return replace(first, length=length)
 
     def rows_of(self, inode: int) -> Extents:
         """The extents of one inode; the extents must be `ordered`."""
@@ -86,8 +109,11 @@ class Extents:
     def overlapping(self) -> Array:
         """The inodes that map one logical place twice; the extents must be `ordered`."""
         placed = self[self.logical != NOWHERE]
-        clash = (placed.inode[1:] == placed.inode[:-1]) & (
-            placed.logical[:-1] + placed.length[:-1] > placed.logical[1:]
+        clash = (
+            (placed.inode[1:] == placed.inode[:-1])
+            & (placed.stream[1:] == placed.stream[:-1])
+            & ~placed.encoded[:-1]
+            & (placed.logical[:-1] + placed.length[:-1] > placed.logical[1:])
         )
         return np.unique(placed.inode[1:][clash])
 
@@ -97,13 +123,14 @@ def category(codes: npt.NDArray[Any], names: Sequence[str]) -> pd.Categorical[An
     return pd.Categorical.from_codes(codes.astype(np.int8), pd.Index(list(names)))
 
 
-_COLUMNS = ("inode", "kind", "logical", "physical", "length")
+_COLUMNS = tuple(field.name for field in fields(Extents))
 
 
 def holes(extents: Extents, inode: Array, size: Array) -> Extents:
     """What of the given files, ``size`` long, no extent covers, in the unit of ``size``.
 
-    ``extents`` are `ordered` and of these files; ``inode`` ascends.
+    ``extents`` are `ordered` and of the content of these files, nothing of it encoded; ``inode``
+    ascends.
     """
     placed = extents[extents.logical != NOWHERE]
     at = np.searchsorted(inode, placed.inode)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.errors import InputError
+from cbtlab.errors import InputError, NotAtRest
 
 _READ_THROUGH = 16  # blocks of a gap that are read rather than sought over
 _READ_AT_MOST = 8 << 20
@@ -70,8 +70,15 @@ class Volume:
 
     def fault(self, fault: str, remedy: str = "check a copy with e2fsck -fn") -> InputError:
         """The error to raise for something wrong with this volume."""
-        place = f"{self.name} at {self.offset}" if self.offset else self.name
-        return InputError(place, fault, remedy)
+        return InputError(self._place, fault, remedy)
+
+    def not_at_rest(self, fault: str, remedy: str) -> NotAtRest:
+        """The error to raise for a file system that must be replayed or mended first."""
+        return NotAtRest(self._place, fault, remedy)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.name} at {self.offset}" if self.offset else self.name
 
 
 def structure(data: Any, kind: np.dtype[Any]) -> Any:

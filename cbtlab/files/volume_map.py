@@ -26,9 +26,10 @@ from cbtlab.files.extents import (
 from cbtlab.files.names import text
 from cbtlab.files.volume import Volume
 
-TYPES = ("file", "directory", "symlink", "other")
+TYPES = ("file", "directory", "symlink", "other", "stream")
 OUTSIDE, FREE, UNKNOWN = "<outside the file system>", "<free>", "<allocated, no owner>"
 _CHUNK = 4 << 20
+Chunk = tuple[int, int, bytes | None]
 _WHOLE_FILE = 1 << 30  # the most that read_file returns
 
 
@@ -41,6 +42,39 @@ class Regions:
     name: npt.NDArray[np.object_]
 
 
+@dataclass(frozen=True)
+class Streams:
+    """Named streams of content, beside the unnamed one that every file has.
+
+    ``names[code]`` is a name in bytes, ``names[0]`` the empty one.  One position a stream:
+    the ``inode``, the ``code``, and in bytes its ``size`` and how many were written (``valid``).
+    Inodes ascend, and codes within an inode.
+    """
+
+    names: tuple[bytes, ...]
+    inode: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> Streams:
+        """For a file system without named streams."""
+        nothing = np.empty(0, np.int64)
+        return cls((b"",), nothing, nothing, nothing, nothing)
+
+    def codes_of(self, inode: int) -> list[int]:
+        """The codes of an inode's named streams."""
+        low, high = np.searchsorted(self.inode, [inode, inode + 1])
+        return [int(code) for code in self.code[low:high]]
+
+    def position(self, inode: int, code: int) -> int:
+        """The position of a stream, or -1."""
+        low, high = np.searchsorted(self.inode, [inode, inode + 1])
+        found = np.flatnonzero(self.code[low:high] == code)
+        return int(low + found[0]) if len(found) else -1
+
+
 class VolumeMap:
     """One file system of an image; every offset counts bytes from the start of the image.
 
@@ -50,6 +84,16 @@ class VolumeMap:
     allocated, less unwritten extents and blocks wholly past the end of a file, and every
     byte that the file system does not manage.  ``notes`` tells, in sentences, what is
     odd about the volume; ``damaged`` says for an inode what is wrong with it.
+
+    ``inodes`` has one row an inode in use, by rising number: ``type``, ``size``, ``mode``,
+    ``uid``, ``gid``, ``nlink``, four times in nanoseconds since 1970 UTC (``mtime_ns``,
+    ``atime_ns``, ``ctime_ns``, ``crtime_ns``), ``flags`` as stored, ``device`` and ``project``;
+    0 where the file system has no such thing.  ``valid``, where there is such a column, is how
+    many bytes of the content were ever written: those after it read as zeros.
+
+    A file system's reader gives ``xattrs`` and ``holders`` (see `value_holders`), ``special``
+    (names for inodes that serve the file system itself) and, where content can be encoded,
+    ``decoded``, which yields the chunks of a stream of an inode, see `file_chunks`.
     """
 
     def __init__(
@@ -70,7 +114,8 @@ class VolumeMap:
         holders: Callable[[int], list[int]],
         notes: list[str],
         damaged: dict[int, str],
-        patches: dict[int, bytes],
+        streams: Streams | None = None,
+        decoded: Callable[[int, int], Iterator[Chunk]] | None = None,
     ) -> None:
         self._volume, self._image = volume, volume.image
         self.fs, self.uuid = fs, uuid
@@ -79,7 +124,8 @@ class VolumeMap:
         self._extents, self._regions, self._special, self._root = extents, regions, special, root
         self._xattrs, self._holders = xattrs, holders
         self.notes, self.damaged = notes, damaged
-        self.patches = patches  # for the walk of the names, see ``tsk.walk``
+        self.streams = streams or Streams.none()
+        self._decoded = decoded
         self.names = self._table([], np.empty(0, np.int64))
 
     def __repr__(self) -> str:
@@ -91,17 +137,40 @@ class VolumeMap:
     # Names ----------------------------------------------------------------------------------
 
     def set_names(self, paths: list[bytes], inodes: npt.NDArray[np.int64]) -> None:
-        """Take the names of a walk, full paths; the root itself is added."""
+        """Take the names of a walk, full paths; the root itself is added, and every stream.
+
+        A named stream is a row ``PATH:STREAM`` of the type ``stream``, for each path.
+        """
         paths = [b"/", *paths]
         inodes = np.concatenate(([self._root], inodes))
-        self.names = self._table(paths, inodes)
+        codes = np.zeros(len(paths), np.int64)
+        more = self.streams
+        if len(more.inode):
+            low = np.searchsorted(more.inode, inodes)
+            many = np.searchsorted(more.inode, inodes, side="right") - low
+            which = np.repeat(np.arange(len(paths)), many)
+            at = np.arange(len(which)) - np.repeat(np.cumsum(many) - many, many) + low[which]
+            extra = more.code[at]
+            pairs = zip(which.tolist(), extra.tolist(), strict=True)
+            paths += [paths[n] + b":" + more.names[code] for n, code in pairs]
+            inodes, codes = np.concatenate((inodes, inodes[which])), np.append(codes, extra)
+        self.names = self._table(paths, inodes, codes)
 
-    def _table(self, paths: list[bytes], inodes: npt.NDArray[np.int64]) -> pd.DataFrame:
+    def _table(
+        self,
+        paths: list[bytes],
+        inodes: npt.NDArray[np.int64],
+        streams: npt.NDArray[np.int64] | None = None,
+    ) -> pd.DataFrame:
         order = sorted(range(len(paths)), key=paths.__getitem__)
         inodes = inodes[np.array(order, np.int64)]
+        stream = (np.zeros(len(paths), np.int64) if streams is None else streams)[
+            np.array(order, np.int64)
+        ]
         codes = self.inodes["type"].cat.codes.to_numpy()
         at = self._row_of(inodes)
         kind = np.where(at >= 0, codes[at] if len(codes) else 3, 3)
+        kind = np.where(stream != 0, TYPES.index("stream"), kind)
         raw = [paths[n] for n in order]
         frame: pd.DataFrame = pd.DataFrame(
             {
@@ -109,6 +178,7 @@ class VolumeMap:
                 "raw": pd.Series(raw, dtype=object),
                 "inode": inodes.astype(np.uint64),
                 "type": category(kind, TYPES),
+                "stream": stream.astype(np.int32),
             }
         )
         return frame
@@ -123,7 +193,7 @@ class VolumeMap:
 
     @cached_property
     def _first_name(self) -> dict[int, str]:
-        firsts = self.names.drop_duplicates("inode")
+        firsts = self.names[self.names["stream"] == 0].drop_duplicates("inode")
         return dict(zip(firsts["inode"].tolist(), firsts["path"].tolist(), strict=True))
 
     def label(self, inode: int) -> str:
@@ -141,6 +211,8 @@ class VolumeMap:
         block map and attribute blocks; no logical place).  Data and unwritten extents are
         whole blocks, as FIEMAP reports them, and may lie past the file's end; a hole ends
         at the file's size.  ``physical`` of an inline extent is a place inside the inode.
+        ``stream`` is the name of the stream, empty for a file's content; what is ``encoded``
+        is compressed or encrypted, in ``length`` bytes that are not the content.
         """
         found = self._extents
         nowhere, unmapped = found.logical == NOWHERE, found.physical == NOWHERE
@@ -152,9 +224,42 @@ class VolumeMap:
                 "logical": pd.arrays.IntegerArray(np.where(nowhere, 0, found.logical), nowhere),
                 "physical": pd.arrays.IntegerArray(physical, unmapped),
                 "length": found.length.astype(np.uint64),
+                "stream": category(found.stream, [text(name) for name in self.streams.names]),
+                "encoded": found.encoded,
             }
         )
         return frame
+
+    @cached_property
+    def pieces(self) -> pd.DataFrame:
+        """One row a piece: of every name its extents, and then the file system's own structures.
+
+        Columns: ``path``, ``inode``, ``stream``, ``kind`` (as in `extents`, or ``system``),
+        ``logical``, ``physical`` and ``length`` in bytes.  An inode without a name, and one
+        that serves the file system itself, has its `label` as path.
+        """
+        own = self.extents.copy()
+        own["stream"] = own["stream"].astype(object)
+        own["kind"] = own["kind"].astype(object)
+        paths = self.names[self.names["stream"] == 0]
+        named = own.merge(paths[["inode", "path"]], on="inode", how="left", sort=False)
+        lost = named["path"].isna().to_numpy()
+        labels = {n: self.label(int(n)) for n in named.loc[lost, "inode"].unique().tolist()}
+        named.loc[lost, "path"] = named.loc[lost, "inode"].map(labels)
+        start = self._regions.start
+        system: pd.DataFrame = pd.DataFrame(
+            {
+                "path": self._regions.name,
+                "stream": "",
+                "kind": "system",
+                "physical": pd.array(start, "UInt64"),
+                "length": (self._regions.end - start).astype(np.uint64),
+            }
+        )
+        columns = ["path", "inode", "stream", "kind", "logical", "physical", "length"]
+        whole: pd.DataFrame = pd.concat([named, system], ignore_index=True)
+        whole["inode"] = whole["inode"].astype("UInt64")
+        return whole[columns]
 
     def rows(self, inode: int) -> Extents:
         """The extents of one inode as arrays of bytes, by logical place."""
@@ -228,47 +333,62 @@ class VolumeMap:
         """The inodes that hold values of this inode's extended attributes."""
         return self._holders(inode)
 
-    def file_chunks(self, inode: int) -> Iterator[tuple[int, int, bytes | None]]:
+    def file_chunks(self, inode: int, stream: int = 0) -> Iterator[Chunk]:
         """The content up to the file's size, in order, as ``(offset, length, bytes)``.
 
-        ``None`` for the bytes means zeros: a hole or an unwritten extent, in one piece however
-        long.  Other pieces are at most 4 MiB.
+        ``stream`` is a code into ``streams.names``.  ``None`` for the bytes means zeros: a
+        hole or an unwritten extent, in one piece however long.  Other pieces are at most 4 MiB.
         """
-        size = self._size_of(inode)
+        size, valid = self._size_of(inode, stream)
         if inode in self.damaged:
             raise InputError(self._volume.name, f"{self.label(inode)}: {self.damaged[inode]}")
-        for _, kind, logical, physical, length in _rows(self._extents.rows_of(inode)):
+        found = self._extents.rows_of(inode)
+        found = found[found.stream == stream]
+        if found.encoded.any():
+            if self._decoded is None:
+                raise InputError(self._volume.name, f"{self.label(inode)} is encoded")
+            yield from self._decoded(inode, stream)
+            return
+        for kind, logical, physical, length in _rows(found):
             end = min(logical + length, size)
             if kind == META or logical >= end:
                 continue
-            if kind in (HOLE, UNWRITTEN):
-                yield logical, end - logical, None
-                continue
-            for at in range(logical, end, _CHUNK):
-                count = min(_CHUNK, end - at)
+            written = end if kind not in (HOLE, UNWRITTEN) else logical
+            written = max(min(written, valid), logical)
+            for at in range(logical, written, _CHUNK):
+                count = min(_CHUNK, written - at)
                 place = physical + at - logical - self.offset
                 yield at, count, self._volume.read(place, count)
+            if written < end:
+                yield written, end - written, None
 
-    def read_file(self, inode: int) -> bytes:
+    def read_file(self, inode: int, stream: int = 0) -> bytes:
         """The whole content of a file or symlink; InputError above 1 GiB: use `file_chunks`."""
-        if self._size_of(inode) > _WHOLE_FILE:
+        if self._size_of(inode, stream)[0] > _WHOLE_FILE:
             raise InputError(
                 self._volume.name, f"{self.label(inode)} is too large to hold", "read it in chunks"
             )
         return b"".join(
-            bytes(length) if data is None else data for _, length, data in self.file_chunks(inode)
+            bytes(length) if data is None else data
+            for _, length, data in self.file_chunks(inode, stream)
         )
 
-    def _size_of(self, inode: int) -> int:
+    def _size_of(self, inode: int, stream: int = 0) -> tuple[int, int]:
+        """The size of a stream, and how many bytes of it were written."""
+        if stream:
+            at = self.streams.position(inode, stream)
+            if at < 0:
+                raise InputError(self._volume.name, f"inode {inode} has no such stream")
+            return int(self.streams.size[at]), int(self.streams.valid[at])
         at = int(self._row_of(np.array([inode], np.int64))[0])
         if at < 0:
             raise InputError(self._volume.name, f"has no inode {inode} in use")
-        return int(self.inodes["size"].iloc[at])
+        size = int(self.inodes["size"].iloc[at])
+        return size, int(self.inodes["valid"].iloc[at]) if "valid" in self.inodes else size
 
 
 def _rows(extents: Extents) -> Iterator[tuple[int, ...]]:
     columns: tuple[Any, ...] = (
-        extents.inode,
         extents.kind,
         extents.logical,
         extents.physical,

@@ -10,8 +10,8 @@ import pytest
 
 from cbtlab.errors import InputError
 from cbtlab.files import map_volume
-from cbtlab.files.ext import Ext
-from cbtlab.files.ext_alloc import allocated, structures
+from cbtlab.files.ext.alloc import allocated, structures
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.extents import META
 from cbtlab.files.volume import Volume
 from cbtlab.images import open_image

@@ -13,8 +13,8 @@ import pytest
 
 from cbtlab.errors import InputError
 from cbtlab.files import VolumeMap, map_volume
-from cbtlab.files.ext import Ext
-from cbtlab.files.ext_inodes import inode_place
+from cbtlab.files.ext.inodes import inode_place
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.extents import META
 from cbtlab.files.volume import Volume
 

@@ -106,7 +106,7 @@ def test_a_feature_that_is_not_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "magic", "name"),
-    [(0, b"XFSB", "XFS"), (3, b"NTFS    ", "NTFS"), (0x10040, b"_BHRfS_M", "btrfs")],
+    [(0, b"LUKS\xba\xbe", "LUKS encryption"), (1024, b"\x10\x20\xf5\xf2", "F2FS")],
 )
 def test_other_file_systems_are_named(tmp_path: Path, offset: int, magic: bytes, name: str) -> None:
     path = tmp_path / "a.img"

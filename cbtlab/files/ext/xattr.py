@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.files import ext_layout as on_disk
-from cbtlab.files.ext import Ext
-from cbtlab.files.ext_inodes import Inodes, read_inode
+from cbtlab.files.ext import layout as on_disk
+from cbtlab.files.ext.inodes import Inodes, read_inode
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.names import text
 
 PREFIXES = {

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.files import ext_layout as on_disk
 from cbtlab.files.checksum import crc32c
-from cbtlab.files.ext import Ext
-from cbtlab.files.ext_inodes import Inodes
+from cbtlab.files.ext import layout as on_disk
+from cbtlab.files.ext.inodes import Inodes
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.extents import DATA, META, NOWHERE, UNWRITTEN, Array, Extents
 from cbtlab.files.volume import structure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 from bitarray import bitarray
 
-from cbtlab.bitmap import Bitmap
-from cbtlab.files import ext_layout as on_disk
-from cbtlab.files.ext import Ext
-from cbtlab.files.ext_alloc import Structures, allocated, structures
-from cbtlab.files.ext_extents import Mapper
-from cbtlab.files.ext_inodes import (
+from cbtlab.files.ext import layout as on_disk
+from cbtlab.files.ext.alloc import Structures, allocated, structures
+from cbtlab.files.ext.block_map import Mapper
+from cbtlab.files.ext.inodes import (
     TYPES,
     Inodes,
     inode_place,
@@ -23,6 +22,8 @@ from cbtlab.files.ext_inodes import (
     table,
     used_inodes,
 )
+from cbtlab.files.ext.superblock import Ext
+from cbtlab.files.ext.xattr import holders, inline_tails, read_xattrs
 from cbtlab.files.extents import (
     DATA,
     INLINE,
@@ -34,17 +35,18 @@ from cbtlab.files.extents import (
     category,
     holes,
 )
+from cbtlab.files.in_use import over_image
 from cbtlab.files.ranges import Ranges
+from cbtlab.files.tsk import walk
 from cbtlab.files.volume import Volume
 from cbtlab.files.volume_map import Regions, VolumeMap
-from cbtlab.files.xattr import holders, inline_tails, read_xattrs
 
 _COMPAT_JOURNAL = 0x0004
 _MOST_BY_POINTERS = 1 << 30  # bytes of a file that pytsk3 goes through in no time
 
 
-def map_ext(volume: Volume) -> VolumeMap:
-    """Map the file system at the volume's start, without names.  Raises InputError."""
+def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
+    """Map the file system at the volume's start.  Raises InputError."""
     ext = Ext(volume)
     own = structures(ext)
     bits = allocated(ext, own)
@@ -61,7 +63,7 @@ def map_ext(volume: Volume) -> VolumeMap:
     special = _special(ext)
     bits = _in_use(ext, bits, found, inodes, mapper.damaged, special)
     has_holders = ext.incompat & on_disk.INCOMPAT_EA_INODE
-    notes = ext.notes + [f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20]]
+    notes = [*ext.notes, *(f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20])]
     everything = _bytes(ext, found, inline, inodes)
     result = VolumeMap(
         volume=volume,
@@ -69,7 +71,7 @@ def map_ext(volume: Volume) -> VolumeMap:
         uuid=ext.uuid,
         block_size=ext.block_size,
         size=ext.size,
-        in_use=_over_image(volume, ext, bits),
+        in_use=over_image(volume, bits, ext.size, ext.block_size),
         inodes=inodes,
         extents=everything,
         regions=_regions(ext, own),
@@ -79,8 +81,12 @@ def map_ext(volume: Volume) -> VolumeMap:
         holders=lambda number: holders(ext, number) if has_holders else [],
         notes=notes,
         damaged=mapper.damaged,
-        patches=_walkable_sizes(ext, inodes, everything, mapper.damaged, notes),
     )
+    if names:
+        patches = _walkable_sizes(ext, inodes, everything, mapper.damaged, notes)
+        walked = walk(volume, len(inodes), patches)
+        result.set_names(walked.paths, walked.inodes)
+        notes += walked.faults[:20]
     return result
 
 
@@ -201,29 +207,12 @@ def _walkable_sizes(
     return patches
 
 
-def _over_image(volume: Volume, ext: Ext, bits: bitarray) -> Bitmap:
-    """The bits of the file system within a bitmap of the whole image; all else is in use."""
-    bitmap = Bitmap.from_bytes(bits.tobytes(), ext.size, ext.block_size)
-    offset, total = volume.offset, volume.offset + volume.size
-    grain = min(ext.block_size, offset & -offset) if offset else ext.block_size
-    if offset == 0 and total == ext.size:
-        return bitmap
-    inner = bitmap.outward(grain).bits
-    whole = bitarray(offset // grain, endian="little")
-    whole.setall(1)
-    whole += inner
-    rest = bitarray(-(-total // grain) - len(whole), endian="little")
-    rest.setall(1)
-    whole += rest
-    return Bitmap.from_bytes(whole.tobytes(), total, grain)
-
-
 def _bytes(ext: Ext, found: Extents, inline: list[Extents], inodes: pd.DataFrame) -> Extents:
     """Everything in bytes of the image, with the holes of regular files."""
     size, offset = ext.block_size, ext.volume.offset
     logical = np.where(found.logical == NOWHERE, NOWHERE, found.logical * size)
     physical = found.physical * size + offset
-    mapped = Extents(found.inode, found.kind, logical, physical, found.length * size)
+    mapped = replace(found, logical=logical, physical=physical, length=found.length * size)
     everything = Extents.join([mapped, *inline]).ordered()
     number = inodes.index.to_numpy().astype(np.int64)
     plain = (inodes["type"].cat.codes.to_numpy() == 0) & (number >= ext.first_inode)

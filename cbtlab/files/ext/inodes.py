@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.files import ext_layout as on_disk
 from cbtlab.files.checksum import crc32c
-from cbtlab.files.ext import Ext
+from cbtlab.files.ext import layout as on_disk
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.volume import structure
 
 _PART = 8 << 20  # bytes of inode table held at once

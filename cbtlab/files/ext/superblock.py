@@ -14,8 +14,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.files import ext_layout as on_disk
 from cbtlab.files.checksum import crc16, crc32c
+from cbtlab.files.ext import layout as on_disk
 from cbtlab.files.volume import Volume, structure
 
 Blocks = npt.NDArray[np.int64]
@@ -66,7 +66,7 @@ class Ext:
         if self.ro_compat & on_disk.RO_BIGALLOC:
             raise self._fault("has clusters (bigalloc), which are not supported yet", "")
         if self.incompat & on_disk.INCOMPAT_RECOVER:
-            raise self._fault(
+            raise self.volume.not_at_rest(
                 "its journal needs recovery, so its files cannot be mapped as they lie",
                 "mount a copy once, or run e2fsck on one, to replay the journal",
             )

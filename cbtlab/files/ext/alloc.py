@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from bitarray import bitarray
 
-from cbtlab.files import ext_layout as on_disk
-from cbtlab.files.ext import Ext
+from cbtlab.files.ext import layout as on_disk
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.ranges import Ranges
 
 
