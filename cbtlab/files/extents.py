@@ -12,8 +12,10 @@ import pandas as pd
 
 Array = npt.NDArray[np.int64]
 
-KINDS = ("data", "hole", "unwritten", "inline", "meta")
-DATA, HOLE, UNWRITTEN, INLINE, META = range(5)
+KINDS = ("data", "hole", "unwritten", "inline", "meta", "reserved")
+DATA, HOLE, UNWRITTEN, INLINE, META, RESERVED = range(6)
+#: What holds places of the volume by itself, and not inside of something else.
+PLACED = (DATA, UNWRITTEN, META, RESERVED)
 NOWHERE = -1  # a logical or physical place that does not exist
 
 

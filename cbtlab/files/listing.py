@@ -9,7 +9,7 @@ import numpy as np
 
 from cbtlab.exclude import match
 from cbtlab.files import map_volume
-from cbtlab.files.extents import KINDS, META, NOWHERE, Extents
+from cbtlab.files.extents import KINDS, META, NOWHERE, RESERVED, Extents
 from cbtlab.files.volume import Readable
 
 
@@ -29,7 +29,7 @@ def listing(image: Readable, offset: int = 0, patterns: Sequence[str] = ()) -> d
     names = names[chosen]
     size = volume.inodes["size"].reindex(names["inode"], fill_value=0)
     everything = volume.arrays
-    everything = everything[everything.kind != META]
+    everything = everything[~np.isin(everything.kind, (META, RESERVED))]
     inode = names["inode"].to_numpy().astype(np.int64)
     low = np.searchsorted(everything.inode, inode)
     high = np.searchsorted(everything.inode, inode, side="right")

@@ -14,11 +14,12 @@ import pandas as pd
 from cbtlab.bitmap import Bitmap
 from cbtlab.errors import InputError
 from cbtlab.files.extents import (
-    DATA,
     HOLE,
     KINDS,
     META,
     NOWHERE,
+    PLACED,
+    RESERVED,
     UNWRITTEN,
     Extents,
     category,
@@ -207,8 +208,9 @@ class VolumeMap:
     def extents(self) -> pd.DataFrame:
         """One row an extent: ``inode``, ``kind``, and bytes ``logical``, ``physical``, ``length``.
 
-        Kinds are ``data``, ``hole``, ``unwritten``, ``inline`` and ``meta`` (nodes of the
-        block map and attribute blocks; no logical place).  Data and unwritten extents are
+        Kinds are ``data``, ``hole``, ``unwritten``, ``inline``, ``meta`` (nodes of the block
+        map and attribute blocks; no logical place) and ``reserved`` (allocated with a file's
+        blocks, and never read: the rest of a cluster).  Data and unwritten extents are
         whole blocks, as FIEMAP reports them, and may lie past the file's end; a hole ends
         at the file's size.  ``physical`` of an inline extent is a place inside the inode.
         ``stream`` is the name of the stream, empty for a file's content; what is ``encoded``
@@ -314,7 +316,7 @@ class VolumeMap:
     @cached_property
     def _by_place(self) -> tuple[npt.NDArray[np.int64], ...]:
         found = self._extents
-        found = found[np.isin(found.kind, (DATA, UNWRITTEN, META))]
+        found = found[np.isin(found.kind, PLACED)]
         order = np.argsort(found.physical, kind="stable")
         start, inode = found.physical[order], found.inode[order]
         end = start + found.length[order]
@@ -351,7 +353,7 @@ class VolumeMap:
             return
         for kind, logical, physical, length in _rows(found):
             end = min(logical + length, size)
-            if kind == META or logical >= end:
+            if kind in (META, RESERVED) or logical >= end:
                 continue
             written = end if kind not in (HOLE, UNWRITTEN) else logical
             written = max(min(written, valid), logical)

@@ -80,6 +80,18 @@ class Archive:
             self._apt("apt-get", "download", *packages, cwd=Path(place))
             _unpack(Path(place), to)
 
+    def fetch_source(self, package: str, to: Path) -> None:
+        """Put the files of the source package of ``package`` into ``to``, not unpacked."""
+        self.update()
+        to.mkdir(parents=True, exist_ok=True)
+        lists = self.folder / "source.list"
+        lines = (self.folder / "sources.list").read_text().splitlines()
+        lists.write_text("".join(f"deb-src{line.removeprefix('deb')}\n" for line in lines[:1]))
+        more = ("-o", f"Dir::Etc::sourcelist={lists}", "-o", f"Dir::State={self.folder / 'source'}")
+        (self.folder / "source/lists/partial").mkdir(parents=True, exist_ok=True)
+        self._apt("apt-get", "update", "--error-on=any", *more)
+        self._apt("apt-get", "source", "--download-only", *more, package, cwd=to)
+
     def fetch_closure(self, packages: Iterable[str], to: Path) -> None:
         """Unpack ``packages`` and all that they depend on below ``to``."""
         self.update()

@@ -63,10 +63,13 @@ def dumped_in_use(path: Path) -> np.ndarray:
     found = re.search(r"^Block count:\s+(\d+)", text, re.M)
     assert found
     used = np.ones(int(found[1]), np.bool_)
+    # With bigalloc a range ends with the first block of its last cluster.
+    sizes = [re.search(rf"^{what} size:\s+(\d+)", text, re.M) for what in ("Cluster", "Block")]
+    cluster = int(sizes[0][1]) // int(sizes[1][1]) if sizes[0] and sizes[1] else 1
     for line in re.findall(r"^  Free blocks: (.*)$", text, re.M):
         for part in filter(None, line.replace(" ", "").split(",")):
             first, _, last = part.partition("-")
-            used[int(first) : int(last or first) + 1] = False
+            used[int(first) : int(last or first) + cluster] = False
     return used
 
 

@@ -8,7 +8,6 @@ import ext_images as ext
 import numpy as np
 import pytest
 
-from cbtlab.errors import InputError
 from cbtlab.files import map_volume
 from cbtlab.files.ext.alloc import allocated, structures
 from cbtlab.files.ext.superblock import Ext
@@ -43,6 +42,9 @@ LAYOUTS = [
     "-t ext4 -b 1024 -O metadata_csum_seed,orphan_file",
     "-t ext4 -b 4096 -O inline_data,ea_inode,encrypt,casefold,verity,large_dir",
     "-t ext4 -b 1024 -I 128",
+    "-t ext4 -b 1024 -O bigalloc,^resize_inode -C 4096",
+    "-t ext4 -b 4096 -O bigalloc,^resize_inode -C 65536",
+    "-t ext4 -b 4096 -O bigalloc,^resize_inode,^metadata_csum -C 1048576",
 ]
 
 
@@ -64,6 +66,10 @@ def test_allocation_is_what_dumpe2fs_lists(tmp_path: Path, layout: str) -> None:
     assert volume.names["path"].tolist() == ["/", "/lost+found", "/other"]
     assert volume.notes == []
     mine = volume.in_use.to_bool()
+    rest = volume.extents[volume.extents["kind"] == "reserved"]  # allocated, and never read
+    assert len(rest) > 0 or "bigalloc" not in layout
+    for place, length in zip(rest["physical"].tolist(), rest["length"].tolist(), strict=True):
+        expected[place // reader.block_size : (place + length) // reader.block_size] = False
     assert np.array_equal(mine[: len(expected)], expected)
     assert mine[len(expected) :].all()  # the tail belongs to nobody, and is in use
     assert len(mine) * volume.block_size >= size
@@ -148,7 +154,22 @@ def test_structures_are_named(tmp_path: Path) -> None:
     assert volume.owner(number * 1024 + 1023) == "/lost+found"
 
 
-def test_clusters_are_refused(tmp_path: Path) -> None:
-    path = ext.make(tmp_path / "a.img", 64 * ext.MIB, "-t", "ext4", "-O", "bigalloc")
-    with open_image(path) as image, pytest.raises(InputError, match="bigalloc"):
-        map_volume(image)
+def test_the_rest_of_a_cluster_belongs_to_the_file_whose_it_is(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "small").write_bytes(b"x" * 5000)
+    options = ["-t", "ext4", "-b", "4096", "-O", "bigalloc,^resize_inode", "-C", "65536"]
+    path = ext.make(tmp_path / "a.img", 64 * ext.MIB, *options, source=tree)
+    with open_image(path) as image:
+        volume = map_volume(image)
+    inode = int(volume.names.set_index("path").loc["/small", "inode"])
+    mine = volume.extents[volume.extents["inode"] == inode]
+    assert mine["kind"].tolist() == ["data", "reserved"]
+    assert mine["length"].tolist() == [8192, 65536 - 8192]
+    place = int(mine["physical"].iloc[1])
+    assert volume.owner(place) == volume.owner(place + 50_000) == "/small"
+    used = volume.in_use.to_bool()
+    assert used[place // 4096 - 2 : place // 4096].all()
+    assert not used[place // 4096 : place // 4096 + 14].any()  # no reading returns it
+    allocated = np.flatnonzero(ext.dumped_in_use(path))
+    assert "<allocated, no owner>" not in set(volume.owners(allocated * 4096))

@@ -12,13 +12,23 @@ import pytsk3
 
 from cbtlab.errors import InputError
 from cbtlab.files import map_volume, tsk
+from cbtlab.files.ext import folders
+from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.volume import Volume
 from cbtlab.images import open_image
 
 pytestmark = ext.needs_e2fsprogs
 
 
-@pytest.fixture(scope="module", params=["-t ext4 -b 1024", "-t ext3 -b 1024", "-t ext2 -b 4096"])
+LAYOUTS = [
+    "-t ext4 -b 1024",
+    "-t ext4 -b 1024 -O inline_data",
+    "-t ext3 -b 1024",
+    "-t ext2 -b 4096",
+]
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
 def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tsk")
     tree = folder / "tree"
@@ -58,6 +68,17 @@ def test_both_see_the_same_runs_sizes_and_content(image: Path) -> None:
             count = int(file.info.meta.size)
             if count:
                 assert volume.read_file(int(inode)) == file.read_random(0, count)
+
+
+def test_both_see_the_same_names(image: Path) -> None:
+    with open_image(image) as opened:
+        volume = map_volume(opened)
+        inodes = volume.inodes
+        found = inodes.index[inodes["type"] == "directory"].to_numpy().astype(np.int64)
+        own = folders.names(Ext(Volume(opened)), volume.arrays, found, 1 << 32)
+    theirs = sorted(zip(volume.names["raw"], volume.names["inode"].tolist(), strict=True))[1:]
+    assert sorted(zip(own.paths, own.inodes.tolist(), strict=True)) == theirs
+    assert own.faults == []
 
 
 def test_deleted_names_are_not_listed(tmp_path: Path) -> None:

@@ -60,14 +60,46 @@ def structures(ext: Ext) -> Structures:
 def allocated(ext: Ext, own: Structures) -> bitarray:
     """One bit a block of the file system: set where the file system has allocated it.
 
-    Blocks before the first group (the boot area of a file system with blocks of 1 KiB) are
-    not managed, and count as allocated.  Raises InputError on a damaged bitmap.
+    With bigalloc a bit on the disk stands for a cluster of blocks.  Blocks before the first
+    group (the boot area of a file system with blocks of 1 KiB) are not managed, and count as
+    allocated.  Raises InputError on a damaged bitmap.
     """
-    rows = ext.bitmaps(ext.block_bitmap, ext.blocks_per_group, "block_bitmap", ext.blocks_uninit)
+    count = ext.blocks_per_group // ext.cluster
+    rows = ext.bitmaps(ext.block_bitmap, count, "block_bitmap", ext.blocks_uninit)
+    if ext.cluster > 1:
+        each = np.unpackbits(rows, axis=1, bitorder="little")
+        rows = np.packbits(np.repeat(each, ext.cluster, axis=1), axis=1, bitorder="little")
     bits = bitarray(endian="little")
     bits.extend([True] * ext.first_block)
     bits.frombytes(rows.tobytes())
     del bits[ext.blocks :]
-    for start, end in Ranges.union(own.start, own.count).pairs():
+    whole = clusters(ext, Ranges.union(own.start, own.count))
+    for start, end in whole.pairs():
         bits[start:end] = True
     return bits
+
+
+def clusters(ext: Ext, blocks: Ranges) -> Ranges:
+    """The clusters that these blocks lie in, as ranges of blocks."""
+    start = blocks.start // ext.cluster * ext.cluster
+    end = np.minimum(-(-blocks.end // ext.cluster) * ext.cluster, ext.blocks)
+    return Ranges.union(start, end - start)
+
+
+def rests(
+    ext: Ext, start: npt.NDArray[np.int64], length: npt.NDArray[np.int64], taken: Ranges
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What of the clusters of the given ranges nothing in ``taken`` holds.
+
+    Gives, for each rest, the position of a range in its cluster, and the rest's start and end;
+    none comes twice.  ``taken`` holds the ranges themselves.
+    """
+    end = start + length
+    low = start // ext.cluster * ext.cluster
+    high = np.minimum(-(-end // ext.cluster) * ext.cluster, ext.blocks)
+    free = Ranges(np.concatenate(([0], taken.end)), np.concatenate((taken.start, [ext.blocks])))
+    free = Ranges.union(free.start, free.length)
+    which, begin, stop = free.clipped(np.concatenate((low, end)), np.concatenate((start, high)))
+    which = which % max(len(start), 1)
+    _, first = np.unique(begin, return_index=True)
+    return which[first], begin[first], stop[first]

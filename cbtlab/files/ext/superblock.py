@@ -24,7 +24,8 @@ Blocks = npt.NDArray[np.int64]
 class Ext:
     """The geometry of one file system.  Blocks count from the start of the file system.
 
-    ``block_size`` and ``inode_size`` are bytes, ``blocks`` and ``groups`` counts;
+    ``block_size`` and ``inode_size`` are bytes, ``blocks`` and ``groups`` counts, ``cluster``
+    the blocks that are allocated together (1 without bigalloc);
     ``block_bitmap``, ``inode_bitmap`` and ``inode_table`` have one block number a
     group.  ``notes`` collects what a reader should know.  Raises InputError.
     """
@@ -63,8 +64,6 @@ class Ext:
                 f"has features that are not supported: {', '.join(names)}",
                 "mount it and map it there",
             )
-        if self.ro_compat & on_disk.RO_BIGALLOC:
-            raise self._fault("has clusters (bigalloc), which are not supported yet", "")
         if self.incompat & on_disk.INCOMPAT_RECOVER:
             raise self.volume.not_at_rest(
                 "its journal needs recovery, so its files cannot be mapped as they lie",
@@ -95,12 +94,20 @@ class Ext:
         self.inode_size = int(sb["inode_size"]) if revised else 128
         self.first_inode = int(sb["first_ino"]) if revised else 11
         self.descriptor_size = int(sb["desc_size"]) if wide else 32
+        clusters = bool(self.ro_compat & on_disk.RO_BIGALLOC)
+        log_cluster = int(sb["log_cluster_size"]) - int(sb["log_block_size"]) if clusters else 0
+        self.cluster = 1 << log_cluster if 0 <= log_cluster <= 16 else 0
         most = 8 * self.block_size
         checks = {
-            "first data block": self.first_block == (self.block_size == 1024),
+            "cluster size": self.cluster > 0
+            and (
+                not clusters
+                or int(sb["clusters_per_group"]) * self.cluster == self.blocks_per_group
+            ),
+            "first data block": self.first_block == (self.block_size == 1024 and not clusters),
             "number of blocks": self.blocks > self.first_block,
-            "blocks per group": 8 <= self.blocks_per_group <= most
-            and self.blocks_per_group % 8 == 0,
+            "blocks per group": 8 * self.cluster <= self.blocks_per_group <= most * self.cluster
+            and self.blocks_per_group % (8 * self.cluster) == 0,
             "inodes per group": 8 <= self.inodes_per_group <= most
             and self.inodes_per_group % 8 == 0,
             "inode size": 128 <= self.inode_size <= self.block_size
@@ -150,8 +157,13 @@ class Ext:
     # The groups -----------------------------------------------------------------------------
 
     def group_start(self, group: Any) -> Any:
-        """The first block of a group, or of an array of them."""
-        return self.first_block + group * self.blocks_per_group
+        """The block of a superblock at the start of a group, or of an array of them.
+
+        As the kernel's ``descriptor_loc``: with blocks of 1 KiB that count from 0 (bigalloc),
+        block 0 is the boot area, and the superblock of group 0 is block 1.
+        """
+        boot = self.block_size == 1024 and self.first_block == 0
+        return self.first_block + group * self.blocks_per_group + boot * (group == 0)
 
     @cached_property
     def has_superblock(self) -> npt.NDArray[np.bool_]:
@@ -176,7 +188,7 @@ class Ext:
         meta = bool(self.incompat & on_disk.INCOMPAT_META_BG)
         old = min(int(self.superblock["first_meta_bg"]), count) if meta else count
         reserved = 0 if meta else int(self.superblock["reserved_gdt"])
-        primary = self.first_block + 1 + np.arange(old, dtype=np.int64)
+        primary = self.group_start(0) + 1 + np.arange(old, dtype=np.int64)
         group = np.arange(self.groups, dtype=np.int64)
         holders = group[self.has_superblock]
         if meta:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from bitarray import bitarray
 
+from cbtlab.files.ext import folders
 from cbtlab.files.ext import layout as on_disk
-from cbtlab.files.ext.alloc import Structures, allocated, structures
+from cbtlab.files.ext.alloc import Structures, allocated, rests, structures
 from cbtlab.files.ext.block_map import Mapper
 from cbtlab.files.ext.inodes import (
     TYPES,
@@ -29,6 +30,7 @@ from cbtlab.files.extents import (
     INLINE,
     META,
     NOWHERE,
+    RESERVED,
     UNWRITTEN,
     Array,
     Extents,
@@ -37,7 +39,7 @@ from cbtlab.files.extents import (
 )
 from cbtlab.files.in_use import over_image
 from cbtlab.files.ranges import Ranges
-from cbtlab.files.tsk import walk
+from cbtlab.files.tsk import Walk, walk
 from cbtlab.files.volume import Volume
 from cbtlab.files.volume_map import Regions, VolumeMap
 
@@ -61,6 +63,8 @@ def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
     inodes = _frame(columns)
     found = mapper.extents()
     special = _special(ext)
+    if ext.cluster > 1:
+        found = _with_rests(ext, found, own)
     bits = _in_use(ext, bits, found, inodes, mapper.damaged, special)
     has_holders = ext.incompat & on_disk.INCOMPAT_EA_INODE
     notes = [*ext.notes, *(f"inode {n}: {why}" for n, why in sorted(mapper.damaged.items())[:20])]
@@ -74,7 +78,7 @@ def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
         in_use=over_image(volume, bits, ext.size, ext.block_size),
         inodes=inodes,
         extents=everything,
-        regions=_regions(ext, own),
+        regions=_regions(ext, own, found),
         special=special,
         root=on_disk.ROOT_INODE,
         xattrs=lambda number: read_xattrs(ext, number, result.read_file),
@@ -83,8 +87,7 @@ def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
         damaged=mapper.damaged,
     )
     if names:
-        patches = _walkable_sizes(ext, inodes, everything, mapper.damaged, notes)
-        walked = walk(volume, len(inodes), patches)
+        walked = _names(ext, inodes, everything, mapper.damaged, notes)
         result.set_names(walked.paths, walked.inodes)
         notes += walked.faults[:20]
     return result
@@ -115,6 +118,17 @@ def _inline(ext: Ext, part: Inodes, small: npt.NDArray[np.bool_]) -> Extents:
     more = many > 0
     rest = Extents.of(number[more], INLINE, head[more], (place + where)[more], many[more])
     return Extents.join([first, rest])
+
+
+def _with_rests(ext: Ext, found: Extents, own: Structures) -> Extents:
+    """The extents, and as ``reserved`` what of their clusters nobody maps."""
+    taken = Ranges.union(
+        np.concatenate((found.physical, own.start)), np.concatenate((found.length, own.count))
+    )
+    which, begin, end = rests(ext, found.physical, found.length, taken)
+    inode = found.inode[which]
+    more = Extents.of(inode, RESERVED, NOWHERE, begin, end - begin)
+    return Extents.join([found, more]).ordered()
 
 
 def _frame(columns: list[dict[str, npt.NDArray[Any]]]) -> pd.DataFrame:
@@ -165,6 +179,7 @@ def _in_use(
     end = found.physical + found.length
     readable = np.clip(limit[row] - found.logical, 0, found.length)
     readable = np.where(found.kind == META, found.length, readable)
+    readable = np.where(found.kind == RESERVED, 0, readable)
     readable = np.where((found.kind == UNWRITTEN) & plain[row], 0, readable)
     cut = found.physical + readable
     for start, stop in Ranges.union(cut, end - cut).pairs():
@@ -177,6 +192,17 @@ def _in_use(
     if shared:
         ext.notes.append(f"{shared} blocks in use are free, or not readable, for another owner")
     return bits
+
+
+def _names(
+    ext: Ext, inodes: pd.DataFrame, found: Extents, damaged: dict[int, str], notes: list[str]
+) -> Walk:
+    """The names by pytsk3; with bigalloc, which that does not know, from the folders' blocks."""
+    if ext.cluster > 1:
+        number = inodes.index.to_numpy().astype(np.int64)
+        folder = inodes["type"].cat.codes.to_numpy() == 1
+        return folders.names(ext, found, number[folder], ext.inodes)
+    return walk(ext.volume, len(inodes), _walkable_sizes(ext, inodes, found, damaged, notes))
 
 
 def _walkable_sizes(
@@ -221,12 +247,19 @@ def _bytes(ext: Ext, found: Extents, inline: list[Extents], inodes: pd.DataFrame
     return Extents.join([everything, holes(mine, files, sizes_)]).ordered()
 
 
-def _regions(ext: Ext, own: Structures) -> Regions:
+def _regions(ext: Ext, own: Structures, found: Extents) -> Regions:
     start, count = own.start, own.count
     name = np.array(Structures.NAMES, object)[own.name]
-    if ext.first_block:
+    if ext.block_size == 1024:
         start, count = np.append(start, 0), np.append(count, 1)
         name = np.append(name, "<boot area>")
+    if ext.cluster > 1:
+        taken = Ranges.union(
+            np.concatenate((start, found.physical)), np.concatenate((count, found.length))
+        )
+        _, rest, end = rests(ext, start, count, taken)
+        start, count = np.append(start, rest), np.append(count, end - rest)
+        name = np.append(name, np.full(len(rest), "<rest of a cluster>", object))
     order = np.argsort(start, kind="stable")
     offset, size = ext.volume.offset, ext.block_size
     begin: Array = start[order] * size + offset
