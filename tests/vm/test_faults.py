@@ -61,12 +61,14 @@ def hostile() -> Path:
     digest = hashlib.sha256(b"\0".join(content)).hexdigest()
 
     def compiled(draft: Path) -> None:
-        words = ["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        # Position-independent: small numbers, taken for addresses, must not hit its own memory.
+        words = ["gcc", "-std=gnu11", "-O2", "-static-pie", "-pthread"]
+        words += ["-Wall", "-Wextra", "-Werror"]
         words += ["-I", str(header), "-o", str(draft / "hostile")]
         words += [str(path) for path in sources if path.suffix == ".c"]
         subprocess.run(words, check=True)
 
-    return filled(cache_dir() / "tools" / f"hostile-{digest[:16]}", compiled) / "hostile"
+    return filled(cache_dir() / "tools" / f"hostile-pie-{digest[:16]}", compiled) / "hostile"
 
 
 def call_counts(result: guest.GuestResult) -> dict[str, tuple[int, int]]:
