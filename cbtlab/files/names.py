@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a walk found: full paths as bytes with their inodes, in the order of the walk.
+
+    ``faults`` tells what could not be read: there names may be missing.
+    """
+
+    paths: list[bytes]
+    inodes: npt.NDArray[np.int64]
+    faults: list[str]
+
 
 _LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-fA-F]{2})")
 _SURROGATE = re.compile(r"[\udc80-\udcff]")

@@ -1,4 +1,4 @@
-"""The names of a file system, walked by pytsk3 in a process of its own.
+"""A second opinion: the names of a file system, walked by pytsk3 in a process of its own.
 
 pytsk3 walks by inode, and gives names as bytes.  A corrupt size can keep it in
 C for minutes, where no signal of Python reaches it: so it runs in a forked
@@ -11,9 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytsk3
 
+from cbtlab.files.names import Walk
 from cbtlab.files.volume import Volume
 
 SECONDS = 60.0  # and one more for every 5000 inodes
@@ -28,24 +26,11 @@ _MEMORY = 8 << 30
 _PART = 1 << 16  # names sent at once
 
 
-@dataclass(frozen=True)
-class Walk:
-    """What was found: full paths as bytes with their inodes, in the order of the walk.
-
-    ``faults`` tells what could not be read.
-    """
-
-    paths: list[bytes]
-    inodes: npt.NDArray[np.int64]
-    faults: list[str]
-
-
 class _Image(pytsk3.Img_Info):  # type: ignore[misc]
     """Lets pytsk3 read a volume."""
 
-    def __init__(self, volume: Volume, patches: Mapping[int, bytes]) -> None:
-        self._volume, self._patches = volume, patches
-        self._places = sorted(patches)
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
         super().__init__(url="", type=pytsk3.TSK_IMG_TYPE_EXTERNAL)
 
     def close(self) -> None:
@@ -53,41 +38,27 @@ class _Image(pytsk3.Img_Info):  # type: ignore[misc]
 
     def read(self, offset: int, size: int) -> bytes:
         length = max(0, min(size, self._volume.size - offset))
-        data = self._volume.read(offset, length)
-        first, last = (bisect_left(self._places, at) for at in (offset, offset + length))
-        if first == last:
-            return data
-        patched = bytearray(data)
-        for place in self._places[first:last]:  # fields of an inode, never cut by a read
-            patch = self._patches[place]
-            patched[place - offset : place - offset + len(patch)] = patch
-        return bytes(patched[:length])
+        return self._volume.read(offset, length)
 
     def get_size(self) -> int:
         return self._volume.size
 
 
-def open_file_system(volume: Volume, patches: Mapping[int, bytes] | None = None) -> Any:
+def open_file_system(volume: Volume) -> Any:
     """pytsk3's own object for the file system that begins at the volume's start."""
-    return pytsk3.FS_Info(_Image(volume, patches or {}))
+    return pytsk3.FS_Info(_Image(volume))
 
 
-def walk(
-    volume: Volume,
-    inodes: int,
-    patches: Mapping[int, bytes] | None = None,
-    seconds: float | None = None,
-) -> Walk:
+def walk(volume: Volume, inodes: int, seconds: float | None = None) -> Walk:
     """Every allocated name below the root.  Raises InputError when pytsk3 cannot finish.
 
-    ``inodes`` is their number, from which the time limit follows unless ``seconds`` is given;
-    ``patches`` are bytes by their place on the volume, which pytsk3 is to see instead of those
-    that are there: it goes through every block up to a file's size, however large.
+    ``inodes`` is their number, from which the time limit follows unless ``seconds`` is given:
+    pytsk3 goes through every block up to a file's size, however large.
     """
     limit = SECONDS + inodes / 5000 if seconds is None else seconds
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(volume, send, patches or {}), daemon=True)
+    worker = context.Process(target=_work, args=(volume, send), daemon=True)
     worker.start()
     send.close()
     paths: list[bytes] = []
@@ -114,14 +85,14 @@ def walk(
         worker.join()
 
 
-def _work(volume: Volume, send: Connection, patches: Mapping[int, bytes]) -> None:
+def _work(volume: Volume, send: Connection) -> None:
     """The worker: sends parts of the names, then ``done``; or ``failed`` with one line."""
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         if hard == resource.RLIM_INFINITY:
             resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
-        send.send(("done", _walk(open_file_system(volume, patches), send)))
+        send.send(("done", _walk(open_file_system(volume), send)))
     except BaseException as error:  # whatever happens here is told in the parent
         send.send(("failed", " ".join(str(error).split())[:200] or type(error).__name__))
 

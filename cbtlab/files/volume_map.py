@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -84,7 +84,8 @@ class VolumeMap:
     ``block_size`` (finer where the file system does not begin at a multiple of it): what is
     allocated, less unwritten extents and blocks wholly past the end of a file, and every
     byte that the file system does not manage.  ``notes`` tells, in sentences, what is
-    odd about the volume; ``damaged`` says for an inode what is wrong with it.
+    odd about the volume; ``damaged`` says for an inode what is wrong with it; ``hidden`` tells
+    what could not be read of the folders, where names may be missing.
 
     ``inodes`` has one row an inode in use, by rising number: ``type``, ``size``, ``mode``,
     ``uid``, ``gid``, ``nlink``, four times in nanoseconds since 1970 UTC (``mtime_ns``,
@@ -127,6 +128,7 @@ class VolumeMap:
         self.notes, self.damaged = notes, damaged
         self.streams = streams or Streams.none()
         self._decoded = decoded
+        self.hidden: list[str] = []
         self.names = self._table([], np.empty(0, np.int64))
 
     def __repr__(self) -> str:
@@ -137,11 +139,15 @@ class VolumeMap:
 
     # Names ----------------------------------------------------------------------------------
 
-    def set_names(self, paths: list[bytes], inodes: npt.NDArray[np.int64]) -> None:
+    def set_names(
+        self, paths: list[bytes], inodes: npt.NDArray[np.int64], hidden: Sequence[str] = ()
+    ) -> None:
         """Take the names of a walk, full paths; the root itself is added, and every stream.
 
         A named stream is a row ``PATH:STREAM`` of the type ``stream``, for each path.
+        ``hidden`` says what could not be read, so that names may be missing.
         """
+        self.hidden = list(hidden)
         paths = [b"/", *paths]
         inodes = np.concatenate(([self._root], inodes))
         codes = np.zeros(len(paths), np.int64)

@@ -78,7 +78,7 @@ class Ext:
             self.notes.append("not marked clean: mounted without a journal, or never unmounted")
         if state & on_disk.STATE_ERRORS:
             self.notes.append("the file system recorded errors")
-        if int(sb["last_orphan"]) or self.ro_compat & on_disk.RO_ORPHAN_PRESENT:
+        if self.has_orphans:
             self.notes.append("orphan inodes wait for the next mount to free them")
 
     def _geometry(self) -> None:
@@ -128,6 +128,12 @@ class Ext:
         self.inodes = self.groups * self.inodes_per_group
         if int(sb["inodes_count"]) != self.inodes:
             raise self._fault("the superblock's number of inodes is impossible")
+
+    @property
+    def has_orphans(self) -> bool:
+        """Whether inodes without a name wait for the next mount to free them."""
+        present = self.ro_compat & on_disk.RO_ORPHAN_PRESENT
+        return bool(int(self.superblock["last_orphan"]) or present)
 
     @property
     def has_checksums(self) -> bool:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 from bitarray import bitarray
 
-from cbtlab.files.ext import folders
 from cbtlab.files.ext import layout as on_disk
 from cbtlab.files.ext.alloc import Structures, allocated, rests, structures
 from cbtlab.files.ext.block_map import Mapper
+from cbtlab.files.ext.folders import Folders
+from cbtlab.files.ext.folders import names as find_names
 from cbtlab.files.ext.inodes import (
     TYPES,
     Inodes,
-    inode_place,
     read_inodes,
     sizes,
     table,
@@ -26,7 +26,6 @@ from cbtlab.files.ext.inodes import (
 from cbtlab.files.ext.superblock import Ext
 from cbtlab.files.ext.xattr import holders, inline_tails, read_xattrs
 from cbtlab.files.extents import (
-    DATA,
     INLINE,
     META,
     NOWHERE,
@@ -39,12 +38,10 @@ from cbtlab.files.extents import (
 )
 from cbtlab.files.in_use import over_image
 from cbtlab.files.ranges import Ranges
-from cbtlab.files.tsk import Walk, walk
 from cbtlab.files.volume import Volume
 from cbtlab.files.volume_map import Regions, VolumeMap
 
 _COMPAT_JOURNAL = 0x0004
-_MOST_BY_POINTERS = 1 << 30  # bytes of a file that pytsk3 goes through in no time
 
 
 def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
@@ -52,15 +49,19 @@ def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
     ext = Ext(volume)
     own = structures(ext)
     bits = allocated(ext, own)
-    mapper, inline, columns = Mapper(ext), [], []
+    mapper, inline, columns, folders = Mapper(ext), [], [], []
     for part in read_inodes(ext, used_inodes(ext)):
         small, mapped = _places(ext, part)
         inline.append(_inline(ext, part, small))
         mapper.add(part, mapped)
         columns.append(table(ext, part))
+        kind = part.type == on_disk.TYPE_DIRECTORY
+        folders.append(Folders(part.number[kind], sizes(ext, part)[kind], part.seed[kind]))
     if not columns:
         raise volume.fault("has no inode in use")
     inodes = _frame(columns)
+    if on_disk.ROOT_INODE not in _folders(folders).inode:
+        raise volume.fault("its root is not a folder")
     found = mapper.extents()
     special = _special(ext)
     if ext.cluster > 1:
@@ -87,9 +88,14 @@ def map_ext(volume: Volume, *, names: bool = True) -> VolumeMap:
         damaged=mapper.damaged,
     )
     if names:
-        walked = _names(ext, inodes, everything, mapper.damaged, notes)
-        result.set_names(walked.paths, walked.inodes)
-        notes += walked.faults[:20]
+        number = inodes.index.to_numpy().astype(np.int64)
+        walked = find_names(ext, everything, _folders(folders), number)
+        linked = (inodes["nlink"].to_numpy() > 0) | (not ext.has_orphans)
+        linked &= number >= ext.first_inode
+        linked &= (inodes["flags"].to_numpy() & on_disk.FL_EA_INODE) == 0
+        linked &= ~np.isin(number, [*special, *walked.inodes.tolist()])
+        nameless = [f"inode {n} is in use and has no name" for n in number[linked][:20].tolist()]
+        result.set_names(walked.paths, walked.inodes, walked.faults + nameless)
     return result
 
 
@@ -129,6 +135,15 @@ def _with_rests(ext: Ext, found: Extents, own: Structures) -> Extents:
     inode = found.inode[which]
     more = Extents.of(inode, RESERVED, NOWHERE, begin, end - begin)
     return Extents.join([found, more]).ordered()
+
+
+def _folders(parts: list[Folders]) -> Folders:
+    """All parts as one."""
+    return Folders(
+        np.concatenate([part.inode for part in parts]),
+        np.concatenate([part.size for part in parts]),
+        np.concatenate([part.seed for part in parts]),
+    )
 
 
 def _frame(columns: list[dict[str, npt.NDArray[Any]]]) -> pd.DataFrame:
@@ -192,45 +207,6 @@ def _in_use(
     if shared:
         ext.notes.append(f"{shared} blocks in use are free, or not readable, for another owner")
     return bits
-
-
-def _names(
-    ext: Ext, inodes: pd.DataFrame, found: Extents, damaged: dict[int, str], notes: list[str]
-) -> Walk:
-    """The names by pytsk3; with bigalloc, which that does not know, from the folders' blocks."""
-    if ext.cluster > 1:
-        number = inodes.index.to_numpy().astype(np.int64)
-        folder = inodes["type"].cat.codes.to_numpy() == 1
-        return folders.names(ext, found, number[folder], ext.inodes)
-    return walk(ext.volume, len(inodes), _walkable_sizes(ext, inodes, found, damaged, notes))
-
-
-def _walkable_sizes(
-    ext: Ext, inodes: pd.DataFrame, found: Extents, damaged: dict[int, str], notes: list[str]
-) -> dict[int, bytes]:
-    """Sizes that let the walk of the names end, as bytes by their place in the inode table.
-
-    pytsk3 goes through all blocks up to a file's size where it is mapped by pointers, and
-    through all of a folder's: there a folder has no more than its blocks, and a large or damaged
-    file none.
-    """
-    number = inodes.index.to_numpy().astype(np.int64)
-    size, kind = inodes["size"].to_numpy(), inodes["type"].cat.codes.to_numpy()
-    held = np.zeros(len(number), np.int64)
-    content = found[np.isin(found.kind, (DATA, INLINE))]
-    np.add.at(held, np.searchsorted(number, content.inode), content.length)
-    folder = (kind == 1) & (size > held)
-    pointers = (inodes["flags"].to_numpy() & on_disk.FL_EXTENTS) == 0
-    odd = (size > _MOST_BY_POINTERS) | np.isin(number, list(damaged))
-    file = (kind != 1) & pointers & odd
-    notes += [f"inode {n}: a folder larger than its blocks" for n in number[folder][:20].tolist()]
-    rows = np.flatnonzero(folder | file)
-    shown = np.where(folder, held, 0)[rows]
-    patches: dict[int, bytes] = {}
-    for place, count in zip(inode_place(ext, number[rows]).tolist(), shown.tolist(), strict=True):
-        patches[place + 4] = (count & 0xFFFFFFFF).to_bytes(4, "little")
-        patches[place + 108] = (count >> 32).to_bytes(4, "little")
-    return patches
 
 
 def _bytes(ext: Ext, found: Extents, inline: list[Extents], inodes: pd.DataFrame) -> Extents:
