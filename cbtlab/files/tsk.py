@@ -85,13 +85,18 @@ def walk(volume: Volume, inodes: int, seconds: float | None = None) -> Walk:
         worker.join()
 
 
+def limit_this_process() -> None:
+    """No core dump, and no more than 8 GiB of memory, in a worker that pytsk3 may bring down."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
+
+
 def _work(volume: Volume, send: Connection) -> None:
     """The worker: sends parts of the names, then ``done``; or ``failed`` with one line."""
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        if hard == resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
+        limit_this_process()
         send.send(("done", _walk(open_file_system(volume), send)))
     except BaseException as error:  # whatever happens here is told in the parent
         send.send(("failed", " ".join(str(error).split())[:200] or type(error).__name__))
