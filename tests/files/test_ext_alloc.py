@@ -65,6 +65,8 @@ def test_allocation_is_what_dumpe2fs_lists(tmp_path: Path, layout: str) -> None:
         volume = map_volume(image)
     assert volume.names["path"].tolist() == ["/", "/lost+found", "/other"]
     assert volume.notes == []
+    owners = set(volume.owners(np.flatnonzero(expected) * reader.block_size))
+    assert "<allocated, no owner>" not in owners
     mine = volume.in_use.to_bool()
     rest = volume.extents[volume.extents["kind"] == "reserved"]  # allocated, and never read
     assert len(rest) > 0 or "bigalloc" not in layout
