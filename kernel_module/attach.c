@@ -7,7 +7,6 @@
 #include <linux/fs.h>
 #include <linux/log2.h>
 #include <linux/major.h>
-#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -131,7 +130,7 @@ static int alloc_memory(struct cbt_tracker *tracker, struct cbt_why *why)
 	int err = 0;
 	int i;
 
-	if (memory > (u64)si_mem_available() << PAGE_SHIFT)
+	if (!cbt_memory_had(memory))
 		err = -ENOMEM;
 	for (i = 0; i < pairs && !err; i++) {
 		err = cbt_bitmap_alloc(&tracker->bits[i].changed, blocks);

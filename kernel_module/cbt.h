@@ -121,7 +121,8 @@ struct cbt_attach {
  * device (no table loaded yet).  ELOOP: @log_fd is on a file system that lies
  * directly on the volume (btrfs does not tell, nor do stacks: look at those
  * yourself).
- * ENOMEM: the bitmaps cannot be had.  ENOSPC: all 65535 ids are used up.
+ * ENOMEM: the bitmaps take more than three quarters of the memory that is to be
+ * had.  ENOSPC: all 65535 ids are used up.
  * EEXIST: a tracker of that @generation is attached already.
  * EBUSY: another program has replaced our handler on this disk, or the disk
  * could not be frozen within five seconds.

@@ -29,6 +29,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/list.h>
+#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
@@ -238,6 +239,14 @@ static inline void cbt_tracker_set_state(struct cbt_tracker *tracker, int state)
 extern struct mutex cbt_tracker_lock;
 extern struct list_head cbt_trackers;
 struct cbt_tracker *cbt_tracker_find(u32 id);
+
+/* Three quarters of what is to be had: the rest is for those who need some later. */
+static inline bool cbt_memory_had(u64 bytes)
+{
+	u64 available = (u64)si_mem_available() << PAGE_SHIFT;
+
+	return bytes <= available - available / 4;
+}
 
 u64 cbt_tracker_blocks(const struct cbt_tracker *tracker);
 u64 cbt_tracker_memory(const struct cbt_tracker *tracker);

@@ -7,7 +7,6 @@
 #include <linux/fs.h>
 #include <linux/ktime.h>
 #include <linux/log2.h>
-#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/sched/mm.h>
@@ -128,7 +127,7 @@ int cbt_ring_set(u64 events, struct cbt_why *why)
 	err = cbt_generation_make(generation);
 	if (err)
 		return err;
-	if (bytes <= (u64)si_mem_available() << PAGE_SHIFT) {
+	if (cbt_memory_had(bytes)) {
 		shared = vmalloc_user(bytes);
 		tails = vmalloc_user(tails_bytes);
 	}
