@@ -2,70 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import click
 
 from cbtlab import __version__
+from cbtlab.console import (
+    FOLDER,
+    POLICIES,
+    SIZE,
+    UNUSABLE,
+    answer,
+    as_json,
+    force,
+    instant_ns,
+    let_go,
+    say,
+    status,
+    with_rules,
+)
 from cbtlab.errors import CbtlabError, InputError
 from cbtlab.folders import require_regular
-from cbtlab.units import format_bytes, parse_size, parse_time
-
-POLICIES = ("allocated", "extents", "union")
-DONE, FOUND, UNUSABLE = 0, 1, 2
-
-
-class Size(click.ParamType[int]):
-    """Bytes, or a number with K, M, G or T behind."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        return parse_size(value, param.opts[0] if param else "size")
-
-
-SIZE = Size()
-FOLDER = click.Path(path_type=Path)
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-force = click.option("--force", is_flag=True, help="Replace an output that exists.")
-
-
-def say(*words: object) -> None:
-    """Print words for a person: to stderr, so that stdout holds results alone."""
-    try:
-        click.echo(" ".join(map(str, words)), err=True)
-    except OSError:  # nobody listens, or the disk behind it is full
-        _let_go(sys.stderr)
-
-
-def answer(document: dict[str, Any], shown: bool, words: Callable[[], str] | str) -> None:
-    """Print the result: as JSON where it was asked for, else in words."""
-    if shown:
-        text = json.dumps(document, allow_nan=False)
-    else:
-        text = words if isinstance(words, str) else words()
-    if sys.stdout is None:
-        raise InputError("standard output", "is closed", "the result has nowhere to go")
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError("standard output", f"cannot be written: {error.strerror}") from error
-
-
-def status(holds: bool) -> NoReturn:
-    """Leave with the exit status of a check that holds, or that found something."""
-    sys.exit(DONE if holds else FOUND)
+from cbtlab.rule_commands import dry_run, rules
+from cbtlab.units import format_bytes, parse_time
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,6 +41,10 @@ def cli() -> None:
     Exit status: 0 done and every check holds; 1 a check or verification found
     something; 2 the input or the call cannot be used.
     """
+
+
+cli.add_command(dry_run)
+cli.add_command(rules)
 
 
 @cli.command()
@@ -121,18 +90,19 @@ def case_create(
 @case.command("add")
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--snapshot", type=FOLDER, required=True, help="Image of S_k before the delete.")
+@click.option("--mended", type=FOLDER, help="Image of S_k at rest, where it was mended first.")
 @click.option("--stored", type=FOLDER, required=True, help="Image of S_k* after the delete.")
 @click.option("--physical", type=FOLDER, help="Writes on the physical volume since the last.")
 @click.option("--snapshot-writes", type=FOLDER, help="Writes on this snapshot.")
 @click.option("--physical-bitmap", type=FOLDER, help="The tracker's bitmap of the volume.")
 @click.option("--snapshot-bitmap", type=FOLDER, help="The tracker's bitmap of the snapshot.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="A gitignore pattern.")
-@click.option("--exclude-from", type=FOLDER, help="A file of patterns, taken before --exclude.")
+@with_rules
 @click.option("--not-kept", is_flag=True, help="This backup was thrown away.")
 @as_json
 def case_add(
     folder: Path,
     snapshot: Path,
+    mended: Path | None,
     stored: Path,
     physical: Path | None,
     snapshot_writes: Path | None,
@@ -140,26 +110,31 @@ def case_add(
     snapshot_bitmap: Path | None,
     exclude: tuple[str, ...],
     exclude_from: Path | None,
+    sets: tuple[str, ...],
+    instant: str | None,
     not_kept: bool,
     as_json: bool,
 ) -> None:
     """Add the next backup to the case in DIR."""
     from cbtlab.case import Case
-    from cbtlab.exclude import read_rules
+    from cbtlab.exclude import collect_rules
 
     opened = Case.open(folder)
     for path in (physical, snapshot_writes, physical_bitmap, snapshot_bitmap, exclude_from):
         if path is not None:
             require_regular(path)
-    patterns = read_rules(exclude_from, exclude)
+    rules = collect_rules(exclude_from, exclude, sets)
     writes = {"physical": physical, "snapshot": snapshot_writes}
     bitmaps = {"physical": physical_bitmap, "snapshot": snapshot_bitmap}
     added = opened.add(
         snapshot=snapshot,
+        mended=mended,
         stored=stored,
         writes={volume: path for volume, path in writes.items() if path},
         bitmaps={volume: path for volume, path in bitmaps.items() if path},
-        patterns=patterns,
+        patterns=list(rules.rules),
+        sets=list(rules.sets),
+        instant_ns=instant_ns(instant),
         kept=not not_kept,
     )
     answer(opened.document(), as_json, f"{folder}: backup {added.k} added")
@@ -369,7 +344,7 @@ def main() -> None:
     except CbtlabError as error:
         fail(str(error))
     except BrokenPipeError:
-        _let_go(sys.stdout)
+        let_go(sys.stdout)
         sys.exit(141)
     except OSError as error:
         fail(str(InputError(error.filename or "the system", error.strerror or str(error))))
@@ -387,7 +362,7 @@ def fail(line: str, code: int = UNUSABLE) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        _let_go(sys.stdout)
+        let_go(sys.stdout)
     sys.exit(code)
 
 
@@ -417,11 +392,3 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-
-
-def _let_go(stream: TextIO | None) -> None:
-    """Lead a stream that takes nothing more to nowhere, so that leaving does not fail on it."""
-    with suppress(OSError, ValueError, AttributeError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
-        os.close(null)

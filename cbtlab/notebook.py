@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -29,8 +30,9 @@ from cbtlab.audit import Audit, Rules, run
 from cbtlab.audit.rules import RULES
 from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case, Interval
+from cbtlab.dry_run import dry_run
 from cbtlab.errors import InputError
-from cbtlab.exclude import Exclusion, excluded
+from cbtlab.exclude import Exclusion, collect_rules, excluded
 from cbtlab.files import VolumeMap, map_volume
 from cbtlab.images import Image
 from cbtlab.phases import instants, spans, written_by_phase
@@ -121,7 +123,7 @@ class NotebookInterval:
     @cached_property
     def files(self) -> VolumeMap:
         """The files of ``S_k``, with their extents and owners."""
-        with self.snapshot_image() as image:
+        with self.interval.mended() as image:  # at rest
             return map_volume(image)
 
     @cached_property
@@ -138,8 +140,9 @@ class NotebookInterval:
     @property
     def excluded(self) -> pd.DataFrame:
         """The excluded files with their extents, one row an extent; bytes of the volume."""
-        files = self.exclusion.files.drop_duplicates("inode")[["inode", "size", "gone"]]
-        return self.exclusion.extents.merge(files, on="inode", how="left")
+        named = pd.concat([self.exclusion.files, self.exclusion.streams])
+        named = named[["inode", "stream", "size", "gone"]].drop_duplicates(["inode", "stream"])
+        return self.exclusion.extents.merge(named, on=["inode", "stream"], how="left")
 
     @cached_property
     def phases(self) -> pd.DataFrame | None:
@@ -211,6 +214,21 @@ class NotebookCase:
         frames = [each.excluded.assign(k=each.k) for each in self.intervals]
         every = pd.concat(frames, ignore_index=True)
         return every[["k", *(name for name in every.columns if name != "k")]]
+
+    def dry_run(
+        self,
+        *rules: str,
+        sets: Sequence[str] = (),
+        exclude_from: str | os.PathLike[str] | None = None,
+    ) -> pd.DataFrame:
+        """What rules would leave out of each backup; without any, each backup's own rules.
+
+        One row a backup and rule: ``k``, ``rule``, ``set``, ``names`` and their ``bytes``,
+        ``freed_bytes`` of the volume, and ``units`` that the backup would not store.
+        """
+        file = None if exclude_from is None else Path(exclude_from)
+        given = rules or sets or file is not None
+        return dry_run(self.case, collect_rules(file, rules, sets) if given else None).frame()
 
     def audit(
         self,

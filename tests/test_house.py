@@ -20,21 +20,22 @@ else:  # pragma: no cover
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (  # a module reads the stages before its own, never one after it
-    ("errors", "units", "progress", "bits"),
+    ("errors", "units", "progress", "bits", "rules"),
     ("record",),
     ("manifest", "folders", "bitmap", "qcow2", "images"),
     ("writes",),
     ("pack", "interval", "case"),
     ("gaps", "replay", "phases"),
     ("files", "exclude"),
+    ("leftovers",),
     ("plan",),
     ("chain",),
     ("checks",),
-    ("audit", "explain"),
+    ("audit", "explain", "dry_run"),
     ("plots",),
     ("report",),
     ("notebook",),
-    ("lab", "cli", "__main__", "__init__"),
+    ("lab", "console", "rule_commands", "cli", "__main__", "__init__"),
 )
 
 

@@ -25,7 +25,7 @@ def listing(image: Readable, offset: int = 0, patterns: Sequence[str] = ()) -> d
     names = volume.names
     chosen = names["type"].isin(["file", "symlink"]).to_numpy()
     if patterns:
-        chosen &= match(patterns, names)
+        chosen &= match(patterns, volume)
     names = names[chosen]
     size = volume.inodes["size"].reindex(names["inode"], fill_value=0)
     everything = volume.arrays

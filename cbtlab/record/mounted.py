@@ -1,7 +1,7 @@
-"""Mounts a snapshot, deletes the excluded files on it, and unmounts it again; stdlib only.
+"""Mounts a snapshot, lets the excluded files be deleted on it, and unmounts it again.
 
-Only names below the mount are touched: folders are walked by descriptor, no
-symlink is followed and no border of a file system is crossed.
+stdlib only.  What is mounted is the device that was named, and not another with its UUID
+(`one_uuid`); the delete cannot leave it (`deleting`).
 """
 
 from __future__ import annotations
@@ -9,25 +9,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from cbtlab.record.deleting import Deleted, delete
+from cbtlab.record.one_uuid import check_mounted, options_for, refuse_twin
+
+__all__ = ["Deleted", "delete", "mount", "mounted", "settle", "unmount"]
 
 # Looking for excluded files must not change the kept ones' access times.
 _FLAGS = 2 | 4 | 8 | 1024 | 2048  # nosuid, nodev, noexec, noatime, nodiratime
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True)
-class Deleted:
-    """One name that was removed; ``size`` in bytes."""
-
-    path: str
-    inode: int
-    size: int
 
 
 def mount(device: str, place: str | Path, kind: str, options: str = "") -> None:
@@ -50,9 +44,15 @@ def unmount(place: str | Path, patience: float = 10.0) -> None:
 
 @contextmanager
 def mounted(device: str, place: str | Path, kind: str, options: str = "") -> Iterator[Path]:
-    """Mount for the length of a ``with``."""
-    mount(device, place, kind, options)
+    """Mount a snapshot, beside its volume, for the length of a ``with``.
+
+    OSError, with nothing changed, where the kernel shows another device at ``place``: one of
+    the same UUID.
+    """
+    refuse_twin(device, kind)
+    mount(device, place, kind, options_for(kind, options))
     try:
+        check_mounted(device, place, kind)
         yield Path(place)
     finally:
         unmount(place)
@@ -68,35 +68,6 @@ def settle(root: str | Path) -> None:
         _check(_libc.syncfs(fd), str(root))
     finally:
         os.close(fd)
-
-
-def delete(root: Path, excluded: Callable[[str], bool]) -> list[Deleted]:
-    """Delete what ``excluded`` names below ``root``: everything but folders.
-
-    ``excluded`` gets each path relative to ``root``, without a slash in front.
-    OSError, also for a folder that cannot be read: what is excluded must not
-    stay because nobody saw it.
-    """
-    gone = []
-    device = root.stat().st_dev
-    for folder, folders, names, fd in os.fwalk(root, onerror=_raise, follow_symlinks=False):
-        if os.fstat(fd).st_dev != device:
-            folders.clear()
-            continue
-        above = os.path.relpath(folder, root)
-        links = [n for n in folders if stat.S_ISLNK(os.lstat(n, dir_fd=fd).st_mode)]
-        folders[:] = [n for n in folders if n not in links]  # not entered, and soon gone
-        for name in names + links:
-            path = name if above == "." else f"{above}/{name}"
-            if excluded(path):
-                found = os.lstat(name, dir_fd=fd)
-                os.unlink(name, dir_fd=fd)
-                gone.append(Deleted("/" + path, found.st_ino, found.st_size))
-    return gone
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _check(done: int, what: str) -> None:
