@@ -1,4 +1,4 @@
-"""The checksums of ext4: CRC-32C over many rows at once, and the older CRC-16.
+"""The checksums of file systems: CRC-32C over many rows at once, and the older CRC-16.
 
 One row is one structure (a superblock, a descriptor, an inode, a bitmap); the
 loop runs over the bytes of a row, every step over all rows.  As in the kernel

@@ -30,6 +30,7 @@ class Volume:
         self.name = str(getattr(image, "name", "image"))
         self.offset = offset
         self.size = image.size - offset
+        self.remedy = "check a copy with the file system's own checker"  # a reader names it
         if offset < 0 or self.size <= 0:
             raise InputError(
                 self.name,
@@ -68,9 +69,9 @@ class Volume:
             rows[order[begin:end]] = data.reshape(-1, size)[ordered[begin:end] - first]
         return rows
 
-    def fault(self, fault: str, remedy: str = "check a copy with e2fsck -fn") -> InputError:
+    def fault(self, fault: str, remedy: str | None = None) -> InputError:
         """The error to raise for something wrong with this volume."""
-        return InputError(self._place, fault, remedy)
+        return InputError(self._place, fault, self.remedy if remedy is None else remedy)
 
     def not_at_rest(self, fault: str, remedy: str) -> NotAtRest:
         """The error to raise for a file system that must be replayed or mended first."""

@@ -215,8 +215,8 @@ class VolumeMap:
         """One row an extent: ``inode``, ``kind``, and bytes ``logical``, ``physical``, ``length``.
 
         Kinds are ``data``, ``hole``, ``unwritten``, ``inline``, ``meta`` (nodes of the block
-        map and attribute blocks; no logical place) and ``reserved`` (allocated with a file's
-        blocks, and never read: the rest of a cluster).  Data and unwritten extents are
+        map, attribute blocks, second copies; no logical place) and ``reserved`` (allocated
+        with a file's blocks, and never read as part of it: the rest of a cluster or extent).  Data and unwritten extents are
         whole blocks, as FIEMAP reports them, and may lie past the file's end; a hole ends
         at the file's size.  ``physical`` of an inline extent is a place inside the inode.
         ``stream`` is the name of the stream, empty for a file's content; what is ``encoded``

@@ -32,6 +32,7 @@ class Ext:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        volume.remedy = "check a copy with e2fsck -fn"
         self.notes: list[str] = []
         raw = volume.read(on_disk.SUPERBLOCK_OFFSET, on_disk.SUPERBLOCK_BYTES)
         self.superblock: Any = structure(raw, on_disk.SUPERBLOCK)
