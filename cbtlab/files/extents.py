@@ -122,7 +122,7 @@ class Extents:
 
 def category(codes: npt.NDArray[Any], names: Sequence[str]) -> pd.Categorical[Any]:
     """A column of words from codes into ``names``."""
-    return pd.Categorical.from_codes(codes.astype(np.int8), pd.Index(list(names)))
+    return pd.Categorical.from_codes(codes.astype(np.int32), pd.Index(list(names)))
 
 
 _COLUMNS = tuple(field.name for field in fields(Extents))

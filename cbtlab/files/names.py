@@ -42,6 +42,14 @@ def text(raw: bytes) -> str:
     return name
 
 
+def texts(names: list[bytes]) -> list[str]:
+    """`text` of many names, none of which holds a zero byte: those that are plain all at once."""
+    whole = b"\0".join(names)
+    if names and whole.isascii() and b"\\" not in whole:
+        return whole.decode().split("\0")
+    return [text(name) for name in names]
+
+
 def raw(path: str) -> bytes:
     r"""The bytes of what `text` shows."""
     parts = re.split(r"\\x([0-9a-fA-F]{2})", path)

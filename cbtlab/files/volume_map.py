@@ -24,7 +24,7 @@ from cbtlab.files.extents import (
     Extents,
     category,
 )
-from cbtlab.files.names import text
+from cbtlab.files.names import text, texts
 from cbtlab.files.volume import Volume
 
 TYPES = ("file", "directory", "symlink", "other", "stream")
@@ -79,8 +79,8 @@ class Streams:
 class VolumeMap:
     """One file system of an image; every offset counts bytes from the start of the image.
 
-    ``fs`` is its kind (``ext4``), ``block_size`` in bytes, ``offset`` where it begins,
-    ``size`` how many bytes it manages.  ``in_use`` is `A_k` of the method at
+    ``fs`` is its kind (``ext4``), ``root`` the inode of its root, ``block_size`` in bytes,
+    ``offset`` where it begins, ``size`` how many bytes it manages.  ``in_use`` is `A_k` of the method at
     ``block_size`` (finer where the file system does not begin at a multiple of it): what is
     allocated, less unwritten extents and blocks wholly past the end of a file, and every
     byte that the file system does not manage.  ``notes`` tells, in sentences, what is
@@ -123,7 +123,7 @@ class VolumeMap:
         self.fs, self.uuid = fs, uuid
         self.block_size, self.size, self.offset = block_size, size, volume.offset
         self.in_use, self.inodes = in_use, inodes
-        self._extents, self._regions, self._special, self._root = extents, regions, special, root
+        self._extents, self._regions, self._special, self.root = extents, regions, special, root
         self._xattrs, self._holders = xattrs, holders
         self.notes, self.damaged = notes, damaged
         self.streams = streams or Streams.none()
@@ -149,7 +149,7 @@ class VolumeMap:
         """
         self.hidden = list(hidden)
         paths = [b"/", *paths]
-        inodes = np.concatenate(([self._root], inodes))
+        inodes = np.concatenate(([self.root], inodes))
         codes = np.zeros(len(paths), np.int64)
         more = self.streams
         if len(more.inode):
@@ -181,7 +181,7 @@ class VolumeMap:
         raw = [paths[n] for n in order]
         frame: pd.DataFrame = pd.DataFrame(
             {
-                "path": pd.Series([text(path) for path in raw], dtype=object),
+                "path": pd.Series(texts(raw), dtype=object),
                 "raw": pd.Series(raw, dtype=object),
                 "inode": inodes.astype(np.uint64),
                 "type": category(kind, TYPES),
@@ -216,11 +216,12 @@ class VolumeMap:
 
         Kinds are ``data``, ``hole``, ``unwritten``, ``inline``, ``meta`` (nodes of the block
         map, attribute blocks, second copies; no logical place) and ``reserved`` (allocated
-        with a file's blocks, and never read as part of it: the rest of a cluster or extent).  Data and unwritten extents are
-        whole blocks, as FIEMAP reports them, and may lie past the file's end; a hole ends
-        at the file's size.  ``physical`` of an inline extent is a place inside the inode.
-        ``stream`` is the name of the stream, empty for a file's content; what is ``encoded``
-        is compressed or encrypted, in ``length`` bytes that are not the content.
+        with a file's blocks, and never read as part of it: the rest of a cluster or extent).
+        Data and unwritten extents are whole blocks, as FIEMAP reports them, and may lie past
+        the file's end; a hole ends at the file's size.  ``physical`` of an inline extent is a
+        place inside the inode.  ``stream`` is the name of the stream, empty for a file's
+        content; what is ``encoded`` is compressed or encrypted, in ``length`` bytes that are
+        not the content.
         """
         found = self._extents
         nowhere, unmapped = found.logical == NOWHERE, found.physical == NOWHERE
