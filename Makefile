@@ -7,6 +7,7 @@ POLICY ?= allocated
 OUT    ?= audit-$(notdir $(patsubst %/,%,$(CASE)))
 KERNEL ?= 6.1
 NAME   ?= ext4-office
+JOBS   ?= 2
 
 PY = $(VENV)/bin/python
 
@@ -27,7 +28,7 @@ audit: $(VENV)/.audit
 	@$(PY) -m cbtlab audit '$(CASE)' --policy '$(POLICY)' --out '$(OUT)' --force
 
 test: $(VENV)/.test
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 vm: $(VENV)/.test
 	$(PY) -m pytest -m vm

@@ -80,10 +80,10 @@ class VolumeMap:
     """One file system of an image; every offset counts bytes from the start of the image.
 
     ``fs`` is its kind (``ext4``), ``root`` the inode of its root, ``block_size`` in bytes,
-    ``offset`` where it begins, ``size`` how many bytes it manages.  ``in_use`` is `A_k` of the method at
-    ``block_size`` (finer where the file system does not begin at a multiple of it): what is
-    allocated, less unwritten extents and blocks wholly past the end of a file, and every
-    byte that the file system does not manage.  ``notes`` tells, in sentences, what is
+    ``offset`` where it begins, ``size`` how many bytes it manages.  ``in_use`` is `A_k` of the
+    method at ``block_size`` (finer where the file system does not begin at a multiple of it):
+    what is allocated, less unwritten extents and blocks wholly past the end of a file, and
+    every byte that the file system does not manage.  ``notes`` tells, in sentences, what is
     odd about the volume; ``damaged`` says for an inode what is wrong with it; ``hidden`` tells
     what could not be read of the folders, where names may be missing.
 
