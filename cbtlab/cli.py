@@ -171,20 +171,30 @@ def _verdict(faults: list[Any], path: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("source", type=FOLDER)
 @click.option("--to", type=FOLDER, metavar="FILE", help="Save as .parquet or .csv.")
+@click.option("--tracker", type=click.IntRange(1), metavar="ID", help="Of a stream: only this.")
 @click.option("--salvage", is_flag=True, help="Read what is left of a stream that was cut.")
 @force
 @as_json
-def writes(source: Path, to: Path | None, salvage: bool, force: bool, as_json: bool) -> None:
+def writes(
+    source: Path, to: Path | None, tracker: int | None, salvage: bool, force: bool, as_json: bool
+) -> None:
     """Read a write sequence: a native stream, Parquet, CSV, or all of a case."""
     from cbtlab.case import MANIFEST, Case
     from cbtlab.writes import read_writes, save_writes
+    from cbtlab.writes.by_tracker import is_stream, read_by_tracker
 
     if (source / MANIFEST).is_file():
         frame = Case.open(source).writes
+        summary = frame.writes.summary()
     else:
         require_regular(source)
-        frame = read_writes(source, salvage=salvage)
-    summary = frame.writes.summary()
+        if tracker is not None or is_stream(source):
+            frame, summary = read_by_tracker(source, tracker=tracker, salvage=salvage)
+        else:
+            frame = read_writes(source, salvage=salvage)
+            summary = frame.writes.summary()
+    for note in frame.attrs.get("notes") or ():
+        say(f"{source}: {note}")
     if to:
         save_writes(frame, to, force=force)
         say(f"{to}: {len(frame)} rows")

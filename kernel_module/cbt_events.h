@@ -18,7 +18,9 @@
 #define CBT_OP_WRITE_ZEROES 2
 #define CBT_OP_DISCARD 3
 #define CBT_OP_SECURE_ERASE 4
-#define CBT_OP_END 255		/* closes a saved stream; never from the module */
+/* Only in a saved stream, never from the module: */
+#define CBT_OP_TRACKER 254	/* describes a tracker */
+#define CBT_OP_END 255		/* closes it */
 
 /* cbt_event.flags: how the write was submitted (the kernel's REQ_*) */
 #define CBT_F_SYNC 0x1
@@ -147,15 +149,26 @@ struct cbt_ring {
 /* ---- a saved stream --------------------------------------------------------
  *
  * What a recorder writes to a file: one header, one descriptor for each
- * tracker, then the events, then one event CBT_OP_END: seq = the module's
- * next_seq, offset = events dropped, length = events before it in the file,
- * inode = CRC-32 (zlib's) of all events before it.  A stream without it was
+ * tracker that is attached, then records: events, and between them one record
+ * CBT_OP_TRACKER for each tracker that came later, before its first event; then
+ * one record CBT_OP_END: seq = the module's next_seq, offset = events that the
+ * module has dropped since its sequence began, length = records before it,
+ * inode = CRC-32 (zlib's) of all records before it.  A stream without it was
  * cut short.  Little-endian.
+ *
+ * CBT_OP_TRACKER: tracker = its id, flags = CBT_ROLE_*, inode = its
+ * granularity, interval = the one at attach, length = the volume's size, comm =
+ * the begin of its name, seq = of an event that follows; the rest is zero.  A
+ * tracker that was detached before its events were met is nowhere described:
+ * nobody knows what volume they are of.
  *
  * Order: from version 2 on the events come in batches.  A batch holds all
  * events of a span of at most CBT_STREAM_BATCH numbers, in any order (as the
  * rings gave them); the numbers of the next batch are higher.  In version 1
- * all numbers rise.
+ * all numbers rise.  Descriptions have no part in the order.
+ *
+ * Lost is each number from header.first_seq on, and below the end's seq, that no
+ * event has.
  */
 #define CBT_STREAM_MAGIC "CBTWRITE"
 #define CBT_STREAM_VERSION 2
@@ -170,6 +183,8 @@ struct cbt_ring {
  * @trackers: descriptors that follow
  * @anchor_monotonic_ns: as in struct cbt_info
  * @anchor_realtime_ns: likewise
+ * @first_seq: the lowest number that the recorder could get, when it began: what
+ *	is below was another's, or dropped; 0: not told
  * @reserved: zero
  */
 struct cbt_stream_header {
@@ -180,11 +195,12 @@ struct cbt_stream_header {
 	__u32 trackers;
 	__u64 anchor_monotonic_ns;
 	__u64 anchor_realtime_ns;
-	__u8 reserved[24];
+	__u64 first_seq;
+	__u8 reserved[16];
 };
 
 /**
- * struct cbt_stream_tracker - a tracker whose events are in the file
+ * struct cbt_stream_tracker - a tracker that was attached when the file was begun
  * @id: its id
  * @role: CBT_ROLE_*
  * @reserved: zero

@@ -327,5 +327,6 @@ static void __exit cbt_exit(void)
 module_init(cbt_init);
 module_exit(cbt_exit);
 
+MODULE_VERSION("0.2.0");
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Records which blocks of a volume were written, when and by whom");

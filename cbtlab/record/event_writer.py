@@ -61,7 +61,8 @@ class EventWriter:
         with ExitStack() as undo:
             undo.enter_context(self._rings)
             info = self.module.info()
-            self._stream = StreamWriter(self.path, info.monotonic_ns, info.realtime_ns)
+            anchor = info.monotonic_ns, info.realtime_ns
+            self._stream = StreamWriter(self.path, *anchor, self._rings.first())
             undo.callback(self._stream.close)
             for status in trackers:
                 self._stream.add(status.described())
@@ -86,6 +87,8 @@ class EventWriter:
         with self._stream, closing(self._rings):
             if self._error is None:
                 info = self._rest()
+                for status in self.module.trackers():  # attached by other programs
+                    self._stream.add(status.described())
                 self._stream.end(info.next_seq, info.dropped)
         if self._error is not None and error is None:
             raise self._error

@@ -133,12 +133,7 @@ class Rings:
         module has said (``info().next_seq``) that all of it is in the rings.
         """
         below, heads = self._reach(known)
-        begins = [
-            self._seq(ring, at)
-            for ring, (at, head) in enumerate(zip(self._at, heads, strict=True))
-            if at < head
-        ]
-        first = min(begins, default=below)
+        first = self._lowest(heads, below)
         below = min(below, first + uapi.STREAM_BATCH)
         ends = [self._end(ring, head, below) for ring, head in enumerate(heads)]
         spans = [span for ring, end in enumerate(ends) for span in self._spans(ring, end)]
@@ -152,6 +147,18 @@ class Rings:
             if end != self._at[ring]:
                 self._tails[ring * _TAIL_QUADS] = end
         self._at = ends
+
+    def first(self) -> int:
+        """Return the lowest number that can be taken: of what waits, or else of the next event."""
+        below, heads = self._reach(None)
+        return min(self._lowest(heads, below), below)
+
+    def _lowest(self, heads: list[int], default: int) -> int:
+        """Return the lowest number that waits in a ring."""
+        places = enumerate(zip(self._at, heads, strict=True))
+        return min(
+            (self._seq(ring, at) for ring, (at, head) in places if at < head), default=default
+        )
 
     def _reach(self, known: int | None) -> tuple[int, list[int]]:
         """Return the number below which all is in the rings, and their heads.

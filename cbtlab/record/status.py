@@ -10,14 +10,15 @@ from cbtlab.record.stream import Described
 from cbtlab.record.uapi import NO_TABLES, Attach, Role, State
 
 _FULL = "the next backup must be a full one"
-_NEW = f"{_FULL}, on a new tracker"
+_NEW = f"{_FULL}, on a tracker attached anew"
+_NONE = "there can be no next backup"
 _FAULTS = {
-    State.GREW: ("it is larger than it was when it was attached, or was written there", _FULL),
-    State.SHRANK: ("it became smaller than it was when it was attached, be it for a while", _NEW),
-    State.RUNNING: ("an interval was switched while it was not suspended", _FULL),
+    State.GREW: ("it is larger than it was when it was attached, or was written there", _NEW),
+    State.SHRANK: ("it became smaller than it was when it was attached, if only for a while", _NEW),
+    State.RUNNING: ("an interval was switched while it was not suspended", _NEW),
     State.UNHOOKED: ("another module replaced the write handler", _NEW),
-    State.GONE: ("its device was removed", "there can be no next backup"),
-    State.TABLE: ("its device-mapper table was exchanged, and its content unseen", _FULL),
+    State.GONE: ("its device was removed", _NONE),
+    State.TABLE: ("its device-mapper table was exchanged, and its content unseen", _NEW),
     State.UNCLEAN: ("it was tracked before, and those bitmaps were lost", _FULL),
     State.LOADING: ("its earlier bitmaps were not loaded to the end", f"{_FULL} until they are"),
     State.MISSED: ("it was written after its tracker was sealed", _NEW),
@@ -97,9 +98,20 @@ class Status:
         return State.SEALED in self.states
 
     @property
+    def counting(self) -> State:
+        """Its states, less UNCLEAN when that is past.
+
+        At the first switch the full backup that it asks for can be made; when
+        the frozen bitmaps are cleared it has been.
+        """
+        past = self.switches > 1 or (self.switches == 1 and not self.frozen)
+        return self.states & ~State.UNCLEAN if past else self.states
+
+    @property
     def faults(self) -> list[str]:
         """Why an incremental cannot rest on this tracker's bitmap; empty when it can."""
-        return [f"{words}: {so}" for state, (words, so) in _FAULTS.items() if state in self.states]
+        states = self.counting
+        return [f"{words}: {so}" for state, (words, so) in _FAULTS.items() if state in states]
 
     def described(self) -> Described:
         """Return what a stream's header says of this tracker."""

@@ -1,12 +1,14 @@
 """Writes the native stream: a header, the events as the rings gave them, an end record.
 
+Trackers that are there at the start are described in the header, later ones
+between the events.
+
 The layout stands in ``kernel_module/cbt_events.h`` under "a saved stream".
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,11 @@ class Described:
             os.fsencode(self.name),
         )
 
+    def record(self) -> bytes:
+        """Return the record of 80 bytes that describes it between the events."""
+        told = (0, 0, 0, self.volume_size, self.granularity, 0, self.interval, 0, self.role)
+        return uapi.STREAM_EVENT.pack(*told, self.id, uapi.Op.TRACKER, 0, os.fsencode(self.name))
+
 
 class StreamWriter:
     """Writes a stream to ``path``, which comes into being whole, at ``end``.
@@ -45,41 +52,39 @@ class StreamWriter:
     the one before; within one the events are in any order.
 
     Until then the records lie beside it in ``path + ".part"``, a stream without
-    its end that can be salvaged.  Trackers may be added at any time; the header
-    must have room for them, so a stream that met new ones is copied at its end.
+    its end that can be salvaged.  ``first_seq`` is the lowest number that the
+    events can have.  Trackers may be added at any time, by any thread.
     """
 
-    def __init__(self, path: Path, anchor_monotonic_ns: int, anchor_realtime_ns: int) -> None:
+    def __init__(
+        self, path: Path, anchor_monotonic_ns: int, anchor_realtime_ns: int, first_seq: int
+    ) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self.records = 0
-        self._anchor = anchor_monotonic_ns, anchor_realtime_ns
-        self._trackers: dict[int, Described] = {}
-        self._in_header = 0
+        self._start = anchor_monotonic_ns, anchor_realtime_ns, first_seq
+        self._ids: set[int] = set()
+        self._new: list[Described] = []  # to be written before the next events
+        self._begun = False
         self._crc = 0
-        self._out = self.part.open("wb+", buffering=0)
+        self._out = self.part.open("wb", buffering=0)
 
     def add(self, tracker: Described) -> None:
-        """Name a tracker whose events the stream holds."""
-        self._trackers[tracker.id] = tracker
+        """Describe a tracker whose events the stream holds."""
+        if tracker.id not in self._ids:
+            self._ids.add(tracker.id)
+            self._new.append(tracker)
 
     def write(self, events: bytes | memoryview) -> None:
         """Append whole events."""
-        if not self.records:
-            self._write_header()
-        self._crc = zlib.crc32(events, self._crc)
-        self.records += len(events) // uapi.EVENT.size
-        self._write(events)
+        self._describe()
+        self._append(events)
 
     def end(self, next_seq: int, dropped: int) -> None:
         """Write the end record and give the stream its name."""
-        if not self.records:
-            self._write_header()
-        begin = self._out.tell() - self.records * uapi.EVENT.size
+        self._describe()
         end = (next_seq, 0, dropped, self.records, self._crc, 0, 0, 0, 0, 0, uapi.Op.END, 0, b"")
         self._write(uapi.STREAM_EVENT.pack(*end))
-        if self._in_header < len(self._trackers):
-            self._copy(begin)
         os.fsync(self._out.fileno())
         self._out.close()
         self.part.replace(self.path)
@@ -103,35 +108,26 @@ class StreamWriter:
     ) -> None:
         self.close()
 
+    def _describe(self) -> None:
+        new = [self._new.pop(0) for _ in range(len(self._new))]  # another thread may add one
+        if self._begun:
+            for tracker in new:
+                self._append(tracker.record())
+            return
+        self._begun = True
+        size = uapi.STREAM_HEADER.size + len(new) * uapi.STREAM_TRACKER.size
+        sizes = size, uapi.EVENT.size, len(new)
+        header = (uapi.STREAM_MAGIC, uapi.STREAM_VERSION, *sizes, *self._start)
+        self._write(uapi.STREAM_HEADER.pack(*header))
+        for tracker in new:
+            self._write(tracker.pack())
+
+    def _append(self, records: bytes | memoryview) -> None:
+        self._crc = zlib.crc32(records, self._crc)
+        self.records += len(records) // uapi.EVENT.size
+        self._write(records)
+
     def _write(self, data: bytes | memoryview) -> None:
         left = memoryview(data)
         while left:
             left = left[self._out.write(left) :]
-
-    def _write_header(self) -> None:
-        trackers = list(self._trackers.values())  # another thread may add one meanwhile
-        self._in_header = len(trackers)
-        size = uapi.STREAM_HEADER.size + self._in_header * uapi.STREAM_TRACKER.size
-        self._write(
-            uapi.STREAM_HEADER.pack(
-                uapi.STREAM_MAGIC,
-                uapi.STREAM_VERSION,
-                size,
-                uapi.EVENT.size,
-                self._in_header,
-                *self._anchor,
-            )
-        )
-        for tracker in trackers:
-            self._write(tracker.pack())
-
-    def _copy(self, begin: int) -> None:
-        """Copy the records behind a header with room for all trackers."""
-        old = self._out
-        old.seek(begin)
-        whole = self.part.with_name(self.part.name + ".whole")
-        self._out = whole.open("wb", buffering=0)
-        self._write_header()
-        shutil.copyfileobj(old, self._out, 1 << 20)
-        old.close()
-        whole.replace(self.part)

@@ -60,12 +60,13 @@ class Kind(IntEnum):
 
 
 class Op(IntEnum):
-    """What an event is; END closes a saved stream."""
+    """What an event is; TRACKER describes one in a saved stream, and END closes it."""
 
     WRITE = 1
     WRITE_ZEROES = 2
     DISCARD = 3
     SECURE_ERASE = 4
+    TRACKER = 254
     END = 255
 
 
@@ -128,8 +129,8 @@ RINGS = Struct("=Q56x")
 RING = Struct("=5Q24x")
 
 # A saved stream is little-endian.
-# magic version header_bytes record_bytes trackers anchor_monotonic_ns anchor_realtime_ns
-STREAM_HEADER = Struct("<8sIIIIQQ24x")
+# magic version header_bytes record_bytes trackers anchor_monotonic_ns anchor_realtime_ns first_seq
+STREAM_HEADER = Struct("<8sIIIIQQQ16x")
 # id role granularity interval volume_size name
 STREAM_TRACKER = Struct("<IB3xIIQ40s")
 STREAM_EVENT = Struct("<" + EVENT.format[1:])

@@ -104,20 +104,27 @@ class WritesAccessor:
             }
         )
 
+    def _lost_at_the_edges(self) -> tuple[int, int]:
+        """Return how many numbers are missing before the first event and after the last."""
+        first, following = (self._frame.attrs.get(name) for name in ("first_seq", "next_seq"))
+        seq = self._frame["seq"].dropna()
+        if not len(seq):
+            return (following - first if first and following else 0), 0
+        head = int(seq.min()) - first if first else 0
+        tail = int(following) - 1 - int(seq.max()) if following else 0
+        return max(head, 0), max(tail, 0)
+
     def summary(self) -> dict[str, Any]:
         """Return the counts of ``cbtlab writes --json``.
 
-        ``lost`` counts events, ``gaps`` the places where they are missing; the
-        end of a native stream tells of those lost after the last event.
+        ``lost`` counts events, ``gaps`` the places where they are missing; a
+        native stream tells of those before its first event and after its last.
         """
         frame = self._frame
         gaps = self.missing()
         lost, places = int(gaps["count"].sum()), len(gaps)
-        following = frame.attrs.get("next_seq")
-        if following is not None:
-            last = int(frame["seq"].max()) if len(frame) else 0
-            tail = max(int(following) - 1 - last, 0)
-            lost, places = lost + tail, places + (tail > 0)
+        for edge in self._lost_at_the_edges():
+            lost, places = lost + edge, places + (edge > 0)
         counts = frame["op"].value_counts()
         times = frame["time"]
         return {

@@ -5,7 +5,9 @@ tracker, then records of 80 bytes (``struct cbt_event`` of
 ``kernel_module/cbt_events.h``).  The last record is an end mark that holds the
 next sequence number, the count of dropped events, the count of records and
 their CRC-32; a stream without it was cut.  A dropped event has used its number,
-so a gap in ``seq`` is a loss.
+so a gap in ``seq`` is a loss.  Trackers that came later than the header are
+described by records between the events; one that was gone by then is not, and
+the volume of its events is null.
 
 In version 2 the records lie in batches of at most 65,536 numbers, in any order
 within one; whoever reads gets them by number.  In version 1 they lie so.
@@ -25,87 +27,78 @@ import numpy as np
 import pandas as pd
 
 from cbtlab.errors import InputError
-from cbtlab.units import MAX_GRANULARITY, MIN_GRANULARITY
-from cbtlab.writes.order import by_number, in_order
-from cbtlab.writes.schema import OP_TYPE, OPS, VOLUME_TYPE, VOLUMES, normalize
+from cbtlab.writes.layout import (
+    BATCHES,
+    EVENT,
+    HEADER,
+    KNOWN_INODE,
+    KNOWN_INODE_OFFSET,
+    KNOWN_TASK,
+    MAGIC,
+    MAX_TRACKERS,
+    OP_END,
+    TRACKER,
+)
+from cbtlab.writes.order import by_number, events_only, in_order
+from cbtlab.writes.schema import OP_TYPE, OPS, VOLUME_TYPE, normalize
+from cbtlab.writes.trackers import check, notes, survey
 
-MAGIC = b"CBTWRITE"
-BATCH = 65536
-#: Version to how many records make a batch, within which they are in any order.
-BATCHES = {1: 1, 2: BATCH}
-OP_END = 255
-MAX_TRACKERS = 65_535
-
-HEADER = np.dtype(
-    [
-        ("magic", "S8"),
-        ("version", "<u4"),
-        ("header_bytes", "<u4"),
-        ("record_bytes", "<u4"),
-        ("trackers", "<u4"),
-        ("anchor_monotonic_ns", "<u8"),
-        ("anchor_realtime_ns", "<u8"),
-        ("padding", "V24"),
-    ]
-)
-TRACKER = np.dtype(
-    [
-        ("id", "<u4"),
-        ("role", "u1"),
-        ("padding", "V3"),
-        ("granularity", "<u4"),
-        ("interval", "<u4"),
-        ("volume_size", "<u8"),
-        ("name", "S40"),
-    ]
-)
-EVENT = np.dtype(
-    [
-        ("seq", "<u8"),
-        ("time_ns", "<u8"),
-        ("offset", "<u8"),
-        ("length", "<u8"),
-        ("inode", "<u8"),
-        ("inode_offset", "<u8"),
-        ("interval", "<u4"),
-        ("pid", "<u4"),
-        ("flags", "<u4"),
-        ("tracker", "<u2"),
-        ("op", "u1"),
-        ("known", "u1"),
-        ("comm", "S16"),
-    ]
-)
-KNOWN_INODE, KNOWN_INODE_OFFSET, KNOWN_TASK = 1, 2, 4
+__all__ = [
+    "BATCHES",
+    "EVENT",
+    "HEADER",
+    "MAGIC",
+    "TRACKER",
+    "Stream",
+    "frame_of",
+    "from_spans",
+    "open_stream",
+]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A native stream, opened and checked: its trackers, its clock anchor, its events.
+    """An opened stream.
 
-    ``records`` is an array of EVENT over the file's own pages, in the file's
-    order, without the end mark.  ``dropped`` is the end mark's count, None for
-    a stream that was cut.
+    ``raw`` is an array of EVENT over the file's own pages, in the file's order,
+    without the end mark.  ``trackers`` are all that it describes, ``counts``
+    the events of each id.  ``dropped`` is the end mark's count of what the
+    module had dropped; it and ``next_seq`` are None for a stream that was cut.
+    ``first_seq`` is the lowest number that it could hold, None where it does
+    not say.
     """
 
     path: Path
     version: int
     trackers: np.ndarray[Any, Any]
+    counts: dict[int, int]
     anchor_monotonic_ns: int
     anchor_realtime_ns: int
-    records: np.ndarray[Any, Any]
+    first_seq: int | None
+    raw: np.ndarray[Any, Any]
     dropped: int | None
     next_seq: int | None
 
     @cached_property
+    def records(self) -> np.ndarray[Any, Any]:
+        """All events in the file's order."""
+        return events_only(self.raw)
+
+    @cached_property
     def events(self) -> np.ndarray[Any, Any]:
         """All events by number, in memory; InputError when they are not where they belong."""
-        parts = list(self.windows(max(len(self.records), 1)))
-        return parts[0] if len(parts) == 1 else np.concatenate([self.records[:0], *parts])
+        parts = list(self.windows(max(len(self.raw), 1)))
+        return parts[0] if len(parts) == 1 else np.concatenate([self.raw[:0], *parts])
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know: events of unknown trackers, two of one role, a lost end."""
+        cut = ["it is cut: what was lost after its last record is not known"]
+        return [*notes(self.trackers, self.counts), *(cut if self.next_seq is None else [])]
 
     def windows(self, rows: int) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the events by number as arrays of EVENT, at most ``rows`` at a time."""
-        return in_order(self.records, BATCHES[self.version], rows, self.path)
+        return in_order(self.raw, BATCHES[self.version], rows, self.path)
 
     def chunks(self, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the events by number as write sequences of at most ``rows`` rows, at least one."""
@@ -114,28 +107,19 @@ class Stream:
             yield self._frame(events, start)
             start += len(events)
         if not start:
-            yield self._frame(self.records, 0)
+            yield self._frame(self.raw[:0], 0)
 
     def frame(self) -> pd.DataFrame:
         """Return all events as a write sequence, by number."""
         return self._frame(self.events, 0)
 
     def _frame(self, events: np.ndarray[Any, Any], start: int) -> pd.DataFrame:
-        self._check(events, start)
+        bad = (events["op"] == 0) | (events["op"] > len(OPS))
+        _refuse(self.path, bad, start, "an unknown operation")
+        _refuse(self.path, events["time_ns"] >> np.uint64(62) != 0, start, "an impossible time")
         roles = dict(zip(self.trackers["id"].tolist(), self.trackers["role"].tolist(), strict=True))
         anchor = self.anchor_monotonic_ns, self.anchor_realtime_ns
         return frame_of(events, roles, anchor, self.path)
-
-    def _check(self, events: np.ndarray[Any, Any], start: int) -> None:
-        bad = (events["op"] == 0) | (events["op"] > len(OPS))
-        _refuse(self.path, bad, start, "an unknown operation")
-        _refuse(
-            self.path,
-            ~np.isin(events["tracker"], self.trackers["id"]),
-            start,
-            "a tracker that the header does not name",
-        )
-        _refuse(self.path, events["time_ns"] >> np.uint64(62) != 0, start, "an impossible time")
 
 
 def frame_of(
@@ -213,44 +197,31 @@ def open_stream(path: str | os.PathLike[str], *, allow_cut: bool = False) -> Str
         raise InputError(path, "has a header that contradicts itself; it is damaged")
     if size < begin:
         raise InputError(path, "is cut inside its header", "record or copy it again")
-    trackers = raw[HEADER.itemsize : begin].view(TRACKER)
-    _check_trackers(path, trackers)
     anchors = int(header["anchor_monotonic_ns"]), int(header["anchor_realtime_ns"])
     if max(anchors) >= 1 << 62:
         raise InputError(path, "has an impossible clock anchor; it is damaged")
     whole = (size - begin) // EVENT.itemsize * EVENT.itemsize
     records = raw[begin : begin + whole].view(EVENT)
     ended = len(records) > 0 and records[-1]["op"] == OP_END
-    if not ended or whole != size - begin:
-        if not allow_cut:
-            raise InputError(
-                path,
-                "is cut: it has no end mark",
-                "record or copy it again, or read what is left with --salvage",
-            )
-        events = records[:-1] if ended else records
-        return Stream(path, version, trackers, *anchors, events, None, None)
-    end, events = records[-1], records[:-1]
-    crc = zlib.crc32(raw[begin : begin + whole - EVENT.itemsize].data)
-    if int(end["length"]) != len(events) or int(end["inode"]) != crc:
-        raise InputError(path, "is damaged: its end mark does not fit its records")
-    counts = int(end["offset"]), int(end["seq"])
-    return Stream(path, version, trackers, *anchors, events, *counts)
-
-
-def _check_trackers(path: Path, trackers: np.ndarray[Any, Any]) -> None:
-    granularity = trackers["granularity"].astype(np.int64)
-    bad = (
-        (trackers["role"] < 1)
-        | (trackers["role"] > len(VOLUMES))
-        | (trackers["id"] > MAX_TRACKERS)
-        | (granularity < MIN_GRANULARITY)
-        | (granularity > MAX_GRANULARITY)
-        | (granularity & (granularity - 1) != 0)
-        | (trackers["volume_size"] >> np.uint64(62) != 0)
-    )
-    if bad.any() or len(np.unique(trackers["id"])) != len(trackers):
-        raise InputError(path, "has a table of trackers that is damaged")
+    events = records[:-1] if ended else records
+    counts: tuple[int | None, int | None] = None, None
+    if ended and whole == size - begin:
+        end = records[-1]
+        crc = zlib.crc32(raw[begin : begin + whole - EVENT.itemsize].data)
+        if int(end["length"]) != len(events) or int(end["inode"]) != crc:
+            raise InputError(path, "is damaged: its end mark does not fit its records")
+        counts = int(end["offset"]), int(end["seq"])
+    elif not allow_cut:
+        raise InputError(
+            path,
+            "is cut: it has no end mark",
+            "record or copy it again, or read what is left with --salvage",
+        )
+    later, of_each = survey(events)
+    trackers = np.concatenate([raw[HEADER.itemsize : begin].view(TRACKER), later])
+    check(trackers, path)
+    first = int(header["first_seq"]) or None
+    return Stream(path, version, trackers, of_each, *anchors, first, events, *counts)
 
 
 def _refuse(path: Path, bad: np.ndarray[Any, Any], start: int, what: str) -> None:

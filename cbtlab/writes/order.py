@@ -14,6 +14,15 @@ from cbtlab.errors import InputError
 
 Events = np.ndarray[Any, Any]
 
+#: The operation of a record that is no event: it describes a tracker.
+OP_TRACKER = 254
+
+
+def events_only(records: Events) -> Events:
+    """Return the records without descriptions of trackers; themselves when there are none."""
+    told = records["op"] == OP_TRACKER
+    return records[~told] if told.any() else records
+
 
 def by_number(events: Events) -> Events:
     """Return the events by rising number; themselves when they lie so."""
@@ -25,7 +34,7 @@ def by_number(events: Events) -> Events:
 
 
 def in_order(records: Events, batch: int, rows: int, source: object) -> Iterator[Events]:
-    """Yield ``records`` by rising number, at most ``rows`` at a time.
+    """Yield the events among ``records`` by rising number, at most ``rows`` at a time.
 
     They lie in batches of up to ``batch`` records (1: in order), with any order
     within one; else they are damaged: InputError.  Never more than ``rows`` and
@@ -35,12 +44,14 @@ def in_order(records: Events, batch: int, rows: int, source: object) -> Iterator
     rest, number, time = records[:0], 0, 0
     step = rows + batch
     for start in range(0, len(records), step):
-        window = np.concatenate([rest, records[start : start + step]])
+        window = np.concatenate([rest, events_only(records[start : start + step])])
         if batch > 1:
             window = by_number(window)
         # What is unread is only lower than what is read of its batch, all but one at most.
-        final = len(window) - (batch - 1 if start + step < len(records) else 0)
+        final = max(len(window) - (batch - 1 if start + step < len(records) else 0), 0)
         whole, rest = window[:final], window[final:].copy()
+        if not final:
+            continue
         _check(whole, number, source)
         number, time = int(whole["seq"][-1]), rising(whole, time)
         for at in range(0, final, rows):

@@ -20,6 +20,7 @@ from cbtlab.writes.schema import empty, normalize
 from cbtlab.writes.skipped import ATTRIBUTE, KEY, LeftOut, left_out
 
 CHUNK_ROWS = 1 << 20
+_OF_A_STREAM = ("dropped", "next_seq", "first_seq", "notes")
 
 
 def iter_writes(
@@ -30,7 +31,9 @@ def iter_writes(
     The format is told from the first bytes: native stream, Parquet, else CSV.
     ``attrs["skipped"]`` of a chunk counts rows left out (reads, flushes, empty
     ranges); ``attrs["dropped"]`` is the recorder's own count of lost events
-    and ``attrs["next_seq"]`` the number after the last, where the format has them.
+    and ``attrs["next_seq"]`` the number after the last, where the format has them,
+    ``attrs["first_seq"]`` the first that could be there, and ``attrs["notes"]``
+    what a reader should know.
     """
     path = Path(path)
     require_regular(path)
@@ -43,8 +46,9 @@ def iter_writes(
         yield from text.parquet_chunks(path, rows)
     elif magic[:4] == native.MAGIC[:4] or path.suffix == ".cbt":
         stream = native.open_stream(path, allow_cut=salvage)
+        told = {name: getattr(stream, name) for name in _OF_A_STREAM}
         for chunk in stream.chunks(rows):
-            chunk.attrs.update(dropped=stream.dropped, next_seq=stream.next_seq)
+            chunk.attrs.update(told)
             yield chunk
     elif path.suffix.lower() == ".parquet":
         raise InputError(path, "is not Parquet, or its beginning is damaged")
@@ -69,7 +73,7 @@ def concat(frames: list[pd.DataFrame], source: object = "writes") -> pd.DataFram
     apart = [part for frame in frames if (part := left_out(frame)) is not None]
     if apart:
         whole.attrs[ATTRIBUTE] = LeftOut.joined(apart)
-    for name in ("dropped", "next_seq"):
+    for name in _OF_A_STREAM:
         whole.attrs[name] = frames[-1].attrs.get(name) if frames else None
     return whole
 

@@ -2,11 +2,10 @@
 /*
  * A bitmap, copied out of the module in pieces.
  */
-#include <fcntl.h>
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cbtctl.h"
 
@@ -21,10 +20,15 @@ __u32 bits_each(__u32 id, int which, int kind, bits_sink *sink, void *context)
 		.kind = kind,
 	};
 	__u32 interval = 0;
+	int error;
 
 	for (;;) {
 		bits.length = sizeof(buffer);
-		tracker_call(CBT_IOC_BITS, &bits, id);
+		error = module_try(CBT_IOC_BITS, &bits);
+		if (error == ENODATA)
+			fail("tracker %u: no frozen bitmap: never switched, or cleared", id);
+		if (error)
+			tracker_refused(error, id);
 		if (!bits.offset)
 			interval = bits.interval;
 		if (interval != bits.interval)
@@ -36,23 +40,32 @@ __u32 bits_each(__u32 id, int which, int kind, bits_sink *sink, void *context)
 	}
 }
 
-struct output {
-	int fd;
+/**
+ * struct saving - a bitmap on its way into a file
+ * @output: open from the first piece on
+ * @name: of the file
+ * @bytes: so far
+ */
+struct saving {
+	struct output output;
 	const char *name;
 	__u64 bytes;
 };
 
+/* Opened only when there is something: a refusal leaves what was there. */
 static void save(void *context, const void *data, size_t length)
 {
-	struct output *output = context;
+	struct saving *saving = context;
 
-	write_all(output->fd, data, length, output->name);
-	output->bytes += length;
+	if (!saving->bytes)
+		output_open(&saving->output, saving->name);
+	write_all(saving->output.fd, data, length, saving->name);
+	saving->bytes += length;
 }
 
 void do_bits(int argc, char **argv)
 {
-	struct output output = { .name = argv[argc - 1] };
+	struct saving saving = { .name = file_name(argv[argc - 1]) };
 	int which = CBT_BITS_ACTIVE;
 	int kind = CBT_BITS_CHANGED;
 	__u32 interval;
@@ -68,11 +81,7 @@ void do_bits(int argc, char **argv)
 	else if (strcmp(argv[2], "changed"))
 		misunderstood("%s: the bitmap is changed or discarded", argv[2]);
 	module_open();
-	output.fd = open(output.name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (output.fd < 0)
-		fail_errno(output.name);
-	interval = bits_each(id, which, kind, save, &output);
-	if (close(output.fd))
-		fail_errno(output.name);
-	printf("interval=%u bytes=%llu\n", interval, output.bytes);
+	interval = bits_each(id, which, kind, save, &saving);
+	output_close(&saving.output);
+	printf("interval=%u bytes=%llu\n", interval, saving.bytes);
 }

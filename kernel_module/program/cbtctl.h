@@ -3,8 +3,9 @@
  * What the objects of cbtctl share.  From top to bottom: main.c takes the
  * words; trackers.c, bits.c, status.c and stream.c are the commands that ask
  * the module for one thing each; stop.c and start.c carry a tracker over a
- * restart, with state.c, folder.c, volume.c, fingerprint.c and places.c
- * below them; rings.c, module.c and crc32.c are what all rest on.
+ * restart, with started.c, state.c, folder.c, volume.c, fingerprint.c and
+ * places.c below them; rings.c, output.c, beneath.c, module.c and crc32.c are
+ * what all rest on.
  *
  * Every function that cannot do its work ends the program with one line, but
  * for those that say that they return.
@@ -23,6 +24,8 @@
 #define LIKE __format__
 #define PRINTS __attribute__((LIKE(__printf__, 1, 2)))
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
+#define CBTCTL_VERSION "0.2.0"	/* as in dkms.conf */
+#define CBT_TRACKER_IDS 65536
 #define HEX_BYTES (2 * CBT_ID_BYTES + 1)
 
 /* What is read, written and compared at once. */
@@ -33,6 +36,8 @@
 #define EXIT_REFUSED 1
 #define EXIT_MISUNDERSTOOD 2
 
+PRINTS void warn(const char *format, ...);
+PRINTS void advise(const char *format, ...);
 noreturn PRINTS void misunderstood(const char *format, ...);
 noreturn PRINTS void fail(const char *format, ...);
 noreturn void fail_errno(const char *what);
@@ -42,11 +47,13 @@ extern int module_fd;
 void module_open(void);
 int module_try(unsigned long request, void *arg);
 void module_call(unsigned long request, void *arg, const char *what);
+noreturn void tracker_refused(int error, __u32 id);
 void tracker_call(unsigned long request, void *arg, __u32 id);
 const char *module_why(int error);
 
 __u64 parse_number(const char *text, __u64 max);
 __u32 parse_id(const char *text);
+const char *file_name(const char *text);
 void hex(char *text, const __u8 *bytes);
 void write_all(int fd, const void *data, size_t length, const char *name);
 
@@ -61,6 +68,7 @@ void do_ring(int argc, char **argv);
 
 void parse_attach(struct cbt_attach *attach, int argc, char **argv);
 bool parse_device(struct cbt_attach *attach, const char *text);
+void log_not_on(const struct cbt_attach *attach, dev_t volume, const char *name);
 
 /* ---- bits.c ---- */
 
@@ -80,8 +88,10 @@ void do_status(int argc, char **argv);
 
 void rings_open(void);
 size_t rings_take(struct cbt_event *events, size_t room, __u64 below, __u64 *reached);
+void rings_taken(void);
 __u64 rings_next_seq(void);
-__u64 rings_taken(void);
+__u64 rings_first_seq(void);
+__u64 rings_all_taken(void);
 
 /* ---- stream.c ---- */
 
@@ -90,6 +100,27 @@ void do_events(int argc, char **argv);
 /* ---- crc32.c ---- */
 
 __u32 crc32_step(__u32 crc, const void *data, size_t length);
+
+/* ---- output.c: a file that comes into being whole ---- */
+
+/**
+ * struct output - being written
+ * @fd: open file
+ * @name: of what it becomes
+ */
+struct output {
+	int fd;
+	const char *name;
+};
+
+void output_open(struct output *output, const char *name);
+void output_close(struct output *output);
+
+/* ---- beneath.c: what lies beneath a file or a volume ---- */
+
+bool suspended(dev_t dev);
+bool lies_on(int fd, dev_t volume);
+int place_open(const char *name);
 
 /* ---- volume.c: a volume that nobody else uses ---- */
 
@@ -158,6 +189,7 @@ struct folder {
 };
 
 void folder_open(struct folder *folder, const char *name);
+const char *folder_path(const struct folder *folder, const char *name);
 void folder_not_on(const struct folder *folder, dev_t dev, const char *volume);
 bool folder_has(const struct folder *folder, const char *name);
 size_t folder_read(const struct folder *folder, const char *name, void *data, size_t room);
@@ -235,6 +267,12 @@ void state_save(const struct folder *folder, struct volume *volume,
 const char *state_open(struct state *state, const struct folder *folder);
 const char *state_load(const struct state *state, __u32 id);
 void state_save_frozen(const struct state *state, const struct folder *folder);
+
+/* ---- started.c: the file DIR/started ---- */
+
+void started_write(const struct folder *folder, const struct cbt_attach *attach);
+void started_tracker(const struct folder *folder, struct cbt_status *status);
+void started_is(const struct folder *folder, __u32 id, struct cbt_status *status);
 
 /* ---- stop.c, start.c ---- */
 

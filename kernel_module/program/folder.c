@@ -8,14 +8,22 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cbtctl.h"
 
+/* For messages; lasts until the next call. */
+const char *folder_path(const struct folder *folder, const char *name)
+{
+	static char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s", folder->name, name);
+	return path;
+}
+
 static void fail_in(const struct folder *folder, const char *name)
 {
-	fail("%s/%s: %s", folder->name, name, strerror(errno));
+	fail_errno(folder_path(folder, name));
 }
 
 static void sync_folder(const struct folder *folder)
@@ -28,6 +36,8 @@ void folder_open(struct folder *folder, const char *name)
 {
 	folder->name = name;
 	folder->fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder->fd < 0 && errno == ENOENT)
+		fail("%s: there is no such folder; make it first, not on the tracked volume", name);
 	if (folder->fd < 0)
 		fail_errno(name);
 	if (flock(folder->fd, LOCK_EX | LOCK_NB))
@@ -37,11 +47,7 @@ void folder_open(struct folder *folder, const char *name)
 /* What tells of a volume's writes would be one of them. */
 void folder_not_on(const struct folder *folder, dev_t dev, const char *volume)
 {
-	struct stat stat;
-
-	if (fstat(folder->fd, &stat))
-		fail_errno(folder->name);
-	if (stat.st_dev == dev)
+	if (lies_on(folder->fd, dev))
 		fail("%s: lies on %s itself; use a folder on another volume", folder->name,
 		     volume);
 }
@@ -104,6 +110,6 @@ void folder_write(const struct folder *folder, const char *name, const char *tex
 {
 	int fd = folder_create(folder, name);
 
-	write_all(fd, text, strlen(text), name);
+	write_all(fd, text, strlen(text), folder_path(folder, name));
 	folder_close(folder, fd, name);
 }

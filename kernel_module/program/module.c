@@ -18,12 +18,33 @@
 
 int module_fd = -1;
 
-static void say(const char *format, va_list words)
+static char advice[512];	/* what to do if anything fails from now on */
+
+static void say(const char *format, va_list words, const char *more)
 {
 	fflush(stdout);
 	fputs("cbtctl: ", stderr);
 	vfprintf(stderr, format, words);
-	fputc('\n', stderr);
+	fprintf(stderr, "%s%s\n", *more ? ": " : "", more);
+}
+
+void warn(const char *format, ...)
+{
+	va_list words;
+
+	va_start(words, format);
+	say(format, words, "");
+	va_end(words);
+}
+
+/* Says how things stand, and the way out, after whatever fails from now on. */
+void advise(const char *format, ...)
+{
+	va_list words;
+
+	va_start(words, format);
+	vsnprintf(advice, sizeof(advice), format, words);
+	va_end(words);
 }
 
 void misunderstood(const char *format, ...)
@@ -31,7 +52,7 @@ void misunderstood(const char *format, ...)
 	va_list words;
 
 	va_start(words, format);
-	say(format, words);
+	say(format, words, "");
 	va_end(words);
 	exit(EXIT_MISUNDERSTOOD);
 }
@@ -41,7 +62,7 @@ void fail(const char *format, ...)
 	va_list words;
 
 	va_start(words, format);
-	say(format, words);
+	say(format, words, advice);
 	va_end(words);
 	exit(EXIT_REFUSED);
 }
@@ -62,13 +83,15 @@ const char *module_why(int error)
 	return why;
 }
 
+/* The module's sentences begin with what they are about: not twice. */
 void refused(const char *what, int error)
 {
 	const char *why = module_why(error);
+	size_t length = strlen(what);
 
-	if (!strcmp(why, strerror(error)))
-		fail("%s: %s", what, why);
-	fail("%s: %s (%s)", what, why, strerror(error));
+	if (!strncmp(why, what, length) && why[length] == ':')
+		fail("%s", why);
+	fail("%s: %s", what, why);
 }
 
 /* Returns 0, or the errno of the refusal. */
@@ -85,18 +108,23 @@ void module_call(unsigned long request, void *arg, const char *what)
 		refused(what, error);
 }
 
-/* A call about tracker @id. */
-void tracker_call(unsigned long request, void *arg, __u32 id)
+void tracker_refused(int error, __u32 id)
 {
-	int error = module_try(request, arg);
 	char name[32];
 
-	if (!error)
-		return;
 	snprintf(name, sizeof(name), "tracker %u", id);
 	if (error == ENOENT)
 		fail("%s: there is none", name);
 	refused(name, error);
+}
+
+/* A call about tracker @id. */
+void tracker_call(unsigned long request, void *arg, __u32 id)
+{
+	int error = module_try(request, arg);
+
+	if (error)
+		tracker_refused(error, id);
 }
 
 void module_open(void)
@@ -126,6 +154,14 @@ __u64 parse_number(const char *text, __u64 max)
 __u32 parse_id(const char *text)
 {
 	return parse_number(text, 0xffffffff);
+}
+
+/* A file to be written, and not an option in a wrong place. */
+const char *file_name(const char *text)
+{
+	if (*text == '-')
+		misunderstood("%s: is no file name here; ./%s is one, and /dev/stdout", text, text);
+	return text;
 }
 
 /* @text has room for HEX_BYTES. */

@@ -15,6 +15,7 @@ static struct cbt_tail *tails;
 static const struct cbt_rings *rings;
 static const struct cbt_ring *ring;	/* info.rings of them */
 static const struct cbt_event *slots;	/* info.ring_room of them a ring */
+static __u64 *ends;			/* how far rings_take() came in each */
 
 static __u64 acquire(const __u64 *value)
 {
@@ -41,6 +42,9 @@ void rings_open(void)
 	rings = map;
 	ring = (const void *)(rings + 1);
 	slots = (const void *)((const char *)map + info.slots_offset);
+	ends = calloc(info.rings, sizeof(*ends));
+	if (!ends)
+		fail_errno("events");
 	/* From now on they cannot be set anew, but until now they could. */
 	module_call(CBT_IOC_INFO, &info, "info");
 	if (memcmp(generation, info.generation, sizeof(generation)))
@@ -89,9 +93,10 @@ static int by_seq(const void *a, const void *b)
 }
 
 /*
- * Takes the events with the lowest numbers, all below @below and within a span
+ * Copies the events with the lowest numbers, all below @below and within a span
  * of @room numbers, in rising order.  Returns how many; all events below
- * @reached have been taken.
+ * @reached have been taken.  They wait in the rings until rings_taken() says
+ * that they are saved.
  */
 size_t rings_take(struct cbt_event *events, size_t room, __u64 below, __u64 *reached)
 {
@@ -111,11 +116,20 @@ size_t rings_take(struct cbt_event *events, size_t room, __u64 below, __u64 *rea
 
 		while (tail != head && count < room && slot(r, tail)->seq < below)
 			events[count++] = *slot(r, tail++);
-		__atomic_store_n(&tails[r].tail, tail, __ATOMIC_RELEASE);
+		ends[r] = tail;
 	}
 	qsort(events, count, sizeof(*events), by_seq);
 	*reached = below;
 	return count;
+}
+
+/* What rings_take() copied last is saved: its room may be used again. */
+void rings_taken(void)
+{
+	__u32 r;
+
+	for (r = 0; r < info.rings; r++)
+		__atomic_store_n(&tails[r].tail, ends[r], __ATOMIC_RELEASE);
 }
 
 __u64 rings_next_seq(void)
@@ -123,8 +137,14 @@ __u64 rings_next_seq(void)
 	return acquire(&rings->next_seq);
 }
 
+/* The lowest number that a reader who begins now can get. */
+__u64 rings_first_seq(void)
+{
+	return lowest(watermark());
+}
+
 /* Events taken since the sequence began, by all readers. */
-__u64 rings_taken(void)
+__u64 rings_all_taken(void)
 {
 	__u64 taken = 0;
 	__u32 r;

@@ -102,8 +102,8 @@ static void report(const struct cbt_attach *attach, const char *outcome, const c
 	char generation[HEX_BYTES];
 
 	hex(generation, attach->generation);
-	printf("id=%u state=%s generation=%s interval=%u", attach->tracker, outcome, generation,
-	       attach->interval);
+	printf("id=%u state=%s generation=%s interval=%u memory=%llu", attach->tracker, outcome,
+	       generation, attach->interval, attach->memory);
 	if (attach->flags & CBT_ATTACH_CONTINUE && state.header.bitmaps > 2)
 		printf(" frozen=%u", attach->interval - 1);
 	printf(" reason=\"%s\"\n", reason);
@@ -171,6 +171,11 @@ void do_start(int argc, char **argv)
 	folder_not_on(&folder, volume.dev, argv[1]);
 	if (attach.log_fd < 0)
 		attach.log_fd = folder.fd;
+	else
+		log_not_on(&attach, volume.dev, argv[1]);
 	outcome = start(&folder, &volume, &attach, &reason);
+	advise("tracker %u is attached, but %s does not name it: detach it, and start again",
+	       attach.tracker, folder.name);
+	started_write(&folder, &attach);
 	report(&attach, outcome, reason);
 }

@@ -41,9 +41,11 @@ static void format_mark(char *mark, const struct state_header *header, __u32 crc
  * @fd: open file
  * @crc: of what it holds
  * @bytes: how many
+ * @name: with its folder
  */
 struct draft {
 	int fd;
+	const char *name;
 	__u32 crc;
 	__u64 bytes;
 };
@@ -61,9 +63,9 @@ static void draft_add(void *context, const void *data, size_t length)
 	draft->crc = crc32_step(draft->crc, data, length);
 	draft->bytes += length;
 	if (!all_zero(data, length))
-		write_all(draft->fd, data, length, NAME_DRAFT);
+		write_all(draft->fd, data, length, draft->name);
 	else if (lseek(draft->fd, length, SEEK_CUR) < 0)
-		fail_errno(NAME_DRAFT);
+		fail_errno(draft->name);
 }
 
 /*
@@ -112,12 +114,13 @@ void state_save(const struct folder *folder, struct volume *volume,
 	fingerprint_take(&print, volume, status->generation);
 	header.places = print.count;
 	draft.fd = folder_create(folder, NAME_DRAFT);
+	draft.name = folder_path(folder, NAME_DRAFT);
 	draft_add(&draft, &header, sizeof(header));
 	draft_add(&draft, print.places, print.count * sizeof(print.places[0]));
 	for (i = 0; i < header.bitmaps; i++)
 		bits_each(status->tracker, i / 2, i % 2, draft_add, &draft);
 	if (ftruncate(draft.fd, draft.bytes))
-		fail_errno(NAME_DRAFT);
+		fail_errno(draft.name);
 	folder_close(folder, draft.fd, NAME_DRAFT);
 	folder_rename(folder, NAME_DRAFT, NAME_STATE);
 	format_mark(mark, &header, draft.crc, draft.bytes);
@@ -247,8 +250,8 @@ static void copy_bitmap(const struct state *state, __u32 bitmap,
 		size_t part = bytes - at < PIECE ? bytes - at : PIECE;
 
 		if (!read_at(state->fd, buffer, part, bitmap_offset(&state->header, bitmap) + at))
-			fail_errno(NAME_STATE);
-		write_all(fd, buffer, part, name);
+			fail_errno(folder_path(folder, NAME_STATE));
+		write_all(fd, buffer, part, folder_path(folder, name));
 	}
 	folder_close(folder, fd, name);
 }

@@ -9,32 +9,52 @@
 
 #include "cbtctl.h"
 
+/* What the next backup must be, the later the worse. */
+static const char * const backups[] = { "incremental", "full", "full-anew", "none" };
+
+enum {
+	INCREMENTAL,
+	FULL,
+	/*
+	 * On a tracker that is attached beside this one: at its first switch
+	 * the full backup is made, and then this one is detached.
+	 */
+	FULL_ANEW,
+	NONE,
+};
+
 static const struct {
 	__u32 state;
+	int next;
 	const char *name;
-	const char *next;
 	const char *meaning;
 } states[] = {
-	{ CBT_S_GREW, "grew", "full, or all from size on as changed",
-	  "is larger than it was when it was attached, or was written there" },
-	{ CBT_S_SHRANK, "shrank", "full, on a new tracker",
-	  "became smaller than it was when it was attached, if only for a while" },
-	{ CBT_S_RUNNING, "running-switch", "full",
+	{ CBT_S_GREW, FULL_ANEW, "grew",
+	  "it is larger than it was when it was attached, or was written there" },
+	{ CBT_S_SHRANK, FULL_ANEW, "shrank",
+	  "it became smaller than it was when it was attached, if only for a while" },
+	{ CBT_S_RUNNING, FULL_ANEW, "running-switch",
 	  "an interval was switched while it was not suspended" },
-	{ CBT_S_UNHOOKED, "unhooked", "full, on a new tracker",
-	  "our write handler was replaced: writes may have gone unseen" },
-	{ CBT_S_GONE, "gone", "none", "its device was removed" },
-	{ CBT_S_TABLE, "table", "full",
-	  "its device-mapper table was exchanged: content may have changed unseen" },
-	{ CBT_S_UNCLEAN, "unclean", "full",
-	  "attached after a crash: what was written before is not known" },
-	{ CBT_S_LOADING, "loading", "full, until all bits are loaded",
-	  "the bits from before the restart are not all back" },
-	{ CBT_S_MISSED, "missed", "full, on a new tracker",
-	  "was written after it was sealed" },
-	{ CBT_S_SEALED, "sealed", "as the bitmaps say",
-	  "records no more: its bitmaps wait to be saved" },
+	{ CBT_S_UNHOOKED, FULL_ANEW, "unhooked",
+	  "another module replaced the write handler" },
+	{ CBT_S_GONE, NONE, "gone", "its device was removed" },
+	{ CBT_S_TABLE, FULL_ANEW, "table",
+	  "its device-mapper table was exchanged, and its content unseen" },
+	{ CBT_S_UNCLEAN, FULL, "unclean",
+	  "it was tracked before, and those bitmaps were lost" },
+	{ CBT_S_LOADING, FULL, "loading", "its earlier bitmaps were not loaded to the end" },
+	{ CBT_S_MISSED, FULL_ANEW, "missed", "it was written after its tracker was sealed" },
+	{ CBT_S_SEALED, INCREMENTAL, "sealed", "its tracker records no more" },
 };
+
+/*
+ * At the first switch the full backup that an unclean start asks for can be
+ * made; when its bitmaps are cleared it has been.
+ */
+static bool unclean_is_past(const struct cbt_status *status)
+{
+	return status->switches > 1 || (status->switches == 1 && !status->frozen);
+}
 
 void status_of(__u32 id, struct cbt_status *status)
 {
@@ -58,7 +78,7 @@ bool status_next(struct cbt_status *status)
 	return !error;
 }
 
-/* Names, with a comma after each; those that we do not know as a number. */
+/* Names with commas between; those that we do not know as a number. */
 void states_text(char *text, size_t room, __u32 bits)
 {
 	size_t used = 0;
@@ -67,11 +87,12 @@ void states_text(char *text, size_t room, __u32 bits)
 	*text = 0;
 	for (i = 0; i < ARRAY_SIZE(states); i++) {
 		if (bits & states[i].state)
-			used += snprintf(text + used, room - used, "%s,", states[i].name);
+			used += snprintf(text + used, room - used, "%s%s", used ? "," : "",
+					 states[i].name);
 		bits &= ~states[i].state;
 	}
 	if (bits)
-		snprintf(text + used, room - used, "%#x,", bits);
+		snprintf(text + used, room - used, "%s%#x", used ? "," : "", bits);
 }
 
 static void print_info(const struct cbt_info *info)
@@ -89,15 +110,60 @@ static void print_info(const struct cbt_info *info)
 	       info->realtime_ns, generation);
 }
 
+static int next_backup(const struct cbt_status *status, size_t state)
+{
+	if (!(status->states & states[state].state))
+		return INCREMENTAL;
+	if (states[state].state == CBT_S_UNCLEAN && unclean_is_past(status))
+		return INCREMENTAL;
+	return states[state].next;
+}
+
+static const char *worst_backup(const struct cbt_status *status)
+{
+	int worst = INCREMENTAL;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(states); i++)
+		if (next_backup(status, i) > worst)
+			worst = next_backup(status, i);
+	return backups[worst];
+}
+
 static void print_states(const struct cbt_status *status)
 {
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(states); i++) {
 		if (status->states & states[i].state)
-			printf("state id=%u name=%s next_backup=\"%s\" meaning=\"%s\"\n",
-			       status->tracker, states[i].name, states[i].next,
-			       states[i].meaning);
+			printf("state id=%u name=%s next_backup=%s meaning=\"%s\"\n",
+			       status->tracker, states[i].name,
+			       backups[next_backup(status, i)], states[i].meaning);
+	}
+}
+
+static const struct {
+	__u32 flag;
+	const char *name;
+} attach_names[] = {
+	{ CBT_ATTACH_CONTINUE, "continue" },
+	{ CBT_ATTACH_UNCLEAN, "unclean" },
+	{ CBT_ATTACH_NO_EVENTS, "no-events" },
+	{ CBT_ATTACH_SINGLE, "single" },
+	{ CBT_ATTACH_TABLES, "tables" },
+};
+
+static void print_attach(__u32 flags)
+{
+	const char *comma = "";
+	size_t i;
+
+	printf(" attach=");
+	for (i = 0; i < ARRAY_SIZE(attach_names); i++) {
+		if (!(flags & attach_names[i].flag))
+			continue;
+		printf("%s%s", comma, attach_names[i].name);
+		comma = ",";
 	}
 }
 
@@ -117,13 +183,9 @@ static void print_tracker(const struct cbt_status *s)
 	       s->grown_to);
 	printf(" events=%llu bytes=%llu discards=%llu remainders=%llu tables=%llu", s->events,
 	       s->bytes, s->discards, s->remainders, s->tables);
-	printf(" bitmap_bytes=%llu memory=%llu attach=%s%s%s%s%s", s->bitmap_bytes, s->memory,
-	       s->attach_flags & CBT_ATTACH_CONTINUE ? "continue," : "",
-	       s->attach_flags & CBT_ATTACH_UNCLEAN ? "unclean," : "",
-	       s->attach_flags & CBT_ATTACH_NO_EVENTS ? "no-events," : "",
-	       s->attach_flags & CBT_ATTACH_SINGLE ? "single," : "",
-	       s->attach_flags & CBT_ATTACH_TABLES ? "tables," : "");
-	printf(" states=%s generation=%s\n", names, generation);
+	printf(" bitmap_bytes=%llu memory=%llu", s->bitmap_bytes, s->memory);
+	print_attach(s->attach_flags);
+	printf(" next_backup=%s states=%s generation=%s\n", worst_backup(s), names, generation);
 	print_states(s);
 }
 

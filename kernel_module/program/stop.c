@@ -3,6 +3,8 @@
  * stop: the orderly end of a tracker, before the machine goes down.  To be
  * called when the volume is unmounted.
  *
+ * Which tracker, DIR/started says; an id is only compared with it.
+ *
  * The order, of which each step is on the disk before the next:
  *
  *	the volume is opened exclusively: nobody can mount it any more
@@ -45,7 +47,7 @@ static const char *detach(const struct cbt_status *sealed)
 
 void do_stop(int argc, char **argv)
 {
-	__u32 id = parse_id(argv[argc - 1]);
+	__u32 id = argc == 2 ? parse_id(argv[1]) : 0;
 	char generation[HEX_BYTES], mark[STATE_MARK_BYTES], states[256];
 	struct cbt_status status;
 	struct folder folder;
@@ -55,7 +57,11 @@ void do_stop(int argc, char **argv)
 
 	module_open();
 	folder_open(&folder, argv[0]);
-	status_of(id, &status);
+	if (argc == 2)
+		started_is(&folder, id, &status);
+	else
+		started_tracker(&folder, &status);
+	id = status.tracker;
 	dev = makedev(status.major, status.minor);
 	folder_not_on(&folder, dev, status.name);
 	volume_open_number(&volume, dev);
@@ -63,13 +69,16 @@ void do_stop(int argc, char **argv)
 	/* What waits in its page cache is still recorded. */
 	volume_flush(&volume);
 	tracker_call(CBT_IOC_SEAL, &id, id);
+	advise("tracker %u stays sealed; mend that and stop again before anything writes to %s", id,
+	       volume.name);
 	status_of(id, &status);
 	state_save(&folder, &volume, &status, mark);
 	/* What somebody left there since shows itself now, and not after the detach. */
 	volume_flush(&volume);
 	reason = detach(&status);
+	advise("the next start will be unclean");
 	if (reason)
-		fail("%s: %s: the next start will be unclean", volume.name, reason);
+		fail("%s: %s", volume.name, reason);
 	folder_write(&folder, NAME_CLEAN, mark);
 	hex(generation, status.generation);
 	states_text(states, sizeof(states), status.states & ~CBT_S_SEALED);

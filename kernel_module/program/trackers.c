@@ -2,11 +2,16 @@
 /*
  * attach, detach, seal, switch, clear, ring: one call of the module each.
  */
-#include <errno.h>
-#include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cbtctl.h"
 
@@ -21,11 +26,20 @@ bool parse_device(struct cbt_attach *attach, const char *text)
 	return false;
 }
 
-static void open_log(struct cbt_attach *attach, const char *name)
+/* The module knows a file that lies directly on @volume; here all beneath is looked at. */
+void log_not_on(const struct cbt_attach *attach, dev_t volume, const char *name)
 {
-	attach->log_fd = open(name, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
-	if (attach->log_fd < 0)
-		fail_errno(name);
+	if (attach->log_fd >= 0 && lies_on(attach->log_fd, volume))
+		fail("%s: the log lies on it, and would record itself; save it elsewhere", name);
+}
+
+static dev_t device_of(const struct cbt_attach *attach)
+{
+	struct stat about;
+
+	if (!attach->path)
+		return makedev(attach->major, attach->minor);
+	return stat((const char *)(uintptr_t)attach->path, &about) ? 0 : about.st_rdev;
 }
 
 static const struct {
@@ -74,7 +88,7 @@ void parse_attach(struct cbt_attach *attach, int argc, char **argv)
 		if (!strcmp(argv[i], "--interval"))
 			attach->interval = parse_number(argv[++i], 0xffffffff);
 		else if (!strcmp(argv[i], "--log"))
-			open_log(attach, argv[++i]);
+			attach->log_fd = place_open(argv[++i]);
 		else
 			parse_option(attach, argv[i]);
 	}
@@ -86,7 +100,10 @@ void do_attach(int argc, char **argv)
 
 	parse_attach(&attach, argc, argv);
 	module_open();
+	log_not_on(&attach, device_of(&attach), argv[0]);
 	module_call(CBT_IOC_ATTACH, &attach, argv[0]);
+	/* Apart from the id, which scripts take. */
+	warn("tracker %u takes %llu bytes of memory", attach.tracker, attach.memory);
 	printf("%u\n", attach.tracker);
 }
 
@@ -117,10 +134,62 @@ void do_clear(int argc, char **argv)
 	for_ids(CBT_IOC_CLEAR, argc, argv);
 }
 
+/* True if the parent waits inside ioctl(2). */
+static bool parent_waits(void)
+{
+	char path[64];
+	FILE *file;
+	long call = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", getppid());
+	file = fopen(path, "re");
+	if (!file)
+		return true;	/* it cannot be known */
+	if (fscanf(file, "%ld", &call) != 1)
+		call = -1;	/* "running" */
+	fclose(file);
+	return call == SYS_ioctl;
+}
+
+/*
+ * Prints "waiting" when the call that follows has begun to wait: only then may
+ * the volumes be suspended.  A child looks, since the call does not return.
+ */
+static pid_t tell_waiting(void)
+{
+	pid_t parent = getpid();
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	if (child < 0)
+		fail_errno("switch");
+	if (child)
+		return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (getppid() == parent && !parent_waits())
+		usleep(1000);
+	if (getppid() == parent && write(STDOUT_FILENO, "waiting\n", 8) < 0)
+		_exit(1);
+	_exit(0);
+}
+
+/* Returns the errno of the refusal, or 0. */
+static int switch_waiting(struct cbt_switch *request)
+{
+	pid_t child = tell_waiting();
+	int error = module_try(CBT_IOC_SWITCH, request);
+
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	return error;
+}
+
 void do_switch(int argc, char **argv)
 {
 	__u32 ids[CBT_TRACKERS_MAX];
 	struct cbt_switch request = { .trackers = (uintptr_t)ids };
+	int error;
 	int i;
 
 	for (i = 0; i < argc; i++) {
@@ -138,8 +207,12 @@ void do_switch(int argc, char **argv)
 	}
 	if (!request.count)
 		misunderstood("switch: which trackers?");
+	if (request.flags && request.wait_ms)
+		misunderstood("--wait: waits for a suspend, which --running does without");
 	module_open();
-	module_call(CBT_IOC_SWITCH, &request, "switch");
+	error = request.wait_ms ? switch_waiting(&request) : module_try(CBT_IOC_SWITCH, &request);
+	if (error)
+		refused("switch", error);
 	printf("time_ns=%llu seq=%llu frozen_ns=%llu suspended=%d\n",
 	       request.time_ns, request.seq, request.frozen_ns,
 	       !!(request.flags & CBT_SWITCH_SUSPENDED));

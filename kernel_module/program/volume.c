@@ -23,17 +23,20 @@
 
 void volume_open(struct volume *volume, const char *path)
 {
-	struct stat stat;
+	struct stat about;
 
 	volume->name = path;
+	/* Neither reading nor writing back would return, nor could the program be ended. */
+	if (!stat(path, &about) && S_ISBLK(about.st_mode) && suspended(about.st_rdev))
+		fail("%s: it, or what it lies on, is suspended; resume that first", path);
 	volume->fd = open(path, O_RDONLY | O_EXCL | O_DIRECT | O_CLOEXEC);
 	if (volume->fd < 0 && errno == EBUSY)
 		fail("%s: is in use: mounted, or another volume lies on it", path);
-	if (volume->fd < 0 || fstat(volume->fd, &stat))
+	if (volume->fd < 0 || fstat(volume->fd, &about))
 		fail_errno(path);
-	if (!S_ISBLK(stat.st_mode))
+	if (!S_ISBLK(about.st_mode))
 		fail("%s: is no block device", path);
-	volume->dev = stat.st_rdev;
+	volume->dev = about.st_rdev;
 	if (ioctl(volume->fd, BLKGETSIZE64, &volume->size))
 		fail_errno(path);
 	volume->buffer = aligned_alloc(ALIGNMENT, PIECE);

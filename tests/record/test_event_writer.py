@@ -62,6 +62,11 @@ def test_what_comes_after_the_end_is_left_to_the_next(
     with EventWriter(module, tmp_path / "two"):
         pass
     assert open_stream(tmp_path / "two").events["seq"].tolist() == [4, 5]
+    assert open_stream(tmp_path / "two").first_seq == 4
+    with EventWriter(module, tmp_path / "none"):
+        pass
+    none = open_stream(tmp_path / "none")
+    assert (none.first_seq, none.next_seq, len(none.events)) == (6, 6, 0)
     memory.close()
 
 

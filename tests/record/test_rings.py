@@ -206,3 +206,19 @@ def test_a_forked_child_does_not_stay_the_reader(memory: Memory) -> None:
         with rings.take() as batch:
             assert seqs(batch) == [1]
     assert maps() == before
+
+
+def test_the_first_number_is_of_what_waits_or_comes_next() -> None:
+    memory = Memory(2, 8)
+    with Rings(memory.module) as rings:
+        assert rings.first() == 1
+        memory.fill(0, 3)
+        memory.fill(1, 2)
+        assert rings.first() == 1
+        with rings.take(3):
+            pass
+        assert rings.first() == 3
+        with rings.take():
+            pass
+        assert rings.first() == 6
+    memory.close()

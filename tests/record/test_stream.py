@@ -21,7 +21,7 @@ def event(seq: int, tracker: int = 1) -> bytes:
 
 def test_stream_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "events"
-    with StreamWriter(path, 1000, 2_000_000) as writer:
+    with StreamWriter(path, 1000, 2_000_000, 1) as writer:
         writer.add(PHYSICAL)
         writer.write(event(1) + event(2))
         writer.write(event(4))
@@ -29,7 +29,7 @@ def test_stream_is_read_back(tmp_path: Path) -> None:
         writer.end(next_seq=5, dropped=1)
     stream = open_stream(path)
     assert stream.events["seq"].tolist() == [1, 2, 4]
-    assert (stream.next_seq, stream.dropped) == (5, 1)
+    assert (stream.first_seq, stream.next_seq, stream.dropped) == (1, 5, 1)
     assert (stream.anchor_monotonic_ns, stream.anchor_realtime_ns) == (1000, 2_000_000)
     assert stream.frame()["time"].astype("int64").tolist() == [2_000_001, 2_000_002, 2_000_004]
     assert list(tmp_path.iterdir()) == [path]
@@ -37,7 +37,7 @@ def test_stream_is_read_back(tmp_path: Path) -> None:
 
 def test_batches_as_the_rings_gave_them_are_read_by_number(tmp_path: Path) -> None:
     path = tmp_path / "events"
-    with StreamWriter(path, 1000, 2_000_000) as writer:
+    with StreamWriter(path, 1000, 2_000_000, 1) as writer:
         writer.add(PHYSICAL)
         for ring in ((2, 5), (1, 3, 4), (9,), (7, 8)):
             writer.write(b"".join(map(event, ring)))
@@ -50,7 +50,7 @@ def test_batches_as_the_rings_gave_them_are_read_by_number(tmp_path: Path) -> No
 
 def test_tracker_that_came_later_is_named(tmp_path: Path) -> None:
     path = tmp_path / "events"
-    with StreamWriter(path, 0, 0) as writer:
+    with StreamWriter(path, 0, 0, 1) as writer:
         writer.add(PHYSICAL)
         writer.write(event(1))
         writer.add(SNAPSHOT)
@@ -59,12 +59,26 @@ def test_tracker_that_came_later_is_named(tmp_path: Path) -> None:
     stream = open_stream(path)
     assert stream.trackers["id"].tolist() == [1, 2]
     assert stream.trackers["interval"].tolist() == [0, 3]
+    assert stream.trackers["name"].tolist() == [b"dm-0", b"dm-1"]
+    assert stream.trackers["granularity"].tolist() == [4096, 4096]
     assert stream.frame()["volume"].tolist() == ["physical", "snapshot"]
+    assert stream.events["seq"].tolist() == [1, 2]
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_tracker_that_came_later_is_named_in_what_is_salvaged(tmp_path: Path) -> None:
+    with StreamWriter(tmp_path / "events", 0, 0, 1) as writer:
+        writer.add(PHYSICAL)
+        writer.write(event(1))
+        writer.add(SNAPSHOT)
+        writer.add(SNAPSHOT)
+        writer.write(event(2, tracker=2))
+    stream = open_stream(writer.part, allow_cut=True)
+    assert stream.frame()["volume"].tolist() == ["physical", "snapshot"]
+
+
 def test_stream_without_events_is_whole(tmp_path: Path) -> None:
-    with StreamWriter(tmp_path / "events", 0, 0) as writer:
+    with StreamWriter(tmp_path / "events", 0, 0, 1) as writer:
         writer.add(PHYSICAL)
         writer.end(1, 0)
     assert len(open_stream(tmp_path / "events").events) == 0
@@ -72,7 +86,7 @@ def test_stream_without_events_is_whole(tmp_path: Path) -> None:
 
 def test_writer_that_gave_up_leaves_what_can_be_salvaged(tmp_path: Path) -> None:
     path = tmp_path / "events"
-    with StreamWriter(path, 0, 0) as writer:
+    with StreamWriter(path, 0, 0, 1) as writer:
         writer.add(PHYSICAL)
         writer.write(event(1) + event(2))
     assert not path.exists()

@@ -107,6 +107,7 @@ def test_stop_and_start(tmp_path: Path) -> None:
     assert numbers[len(first.records)] == first.next_seq or rest.dropped > first.dropped
     assert first.dropped == first.next_seq - 1 - len(first.records)
     assert rest.dropped == rest.next_seq - 1 - len(numbers)
+    assert (first.first_seq, rest.first_seq) == (1, rest.records["seq"][0])
     assert len(first.records) > 100 and set(first.records["tracker"]) == set(first.trackers["id"])
 
 

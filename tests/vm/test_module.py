@@ -12,6 +12,7 @@ import pytest
 from programs import boot
 
 from cbtlab.lab.initramfs import MODULES
+from cbtlab.writes import read_writes
 from cbtlab.writes.native import Stream, open_stream
 
 pytestmark = pytest.mark.vm
@@ -35,6 +36,22 @@ def test_refusals_and_states(kernel: str, tmp_path: Path) -> None:
     events = open_stream(done.output / "cbtctl.native").events
     assert [(e["offset"], e["interval"]) for e in events] == [(8192, 3), (40960, 4)]
     check_stream(open_stream(done.output / "whole.native"))
+    check_trackers(done.output)
+
+
+def check_trackers(output: Path) -> None:
+    """Streams that cbtctl saved of trackers which were detached before, or attached later."""
+    gone, mixed = (open_stream(output / f"{name}.native") for name in ("gone", "mixed"))
+    assert gone.frame()["volume"].isna().tolist() == [True, True]
+    assert "2 events are of trackers that it does not describe" in gone.notes[0]
+    assert mixed.frame()["volume"].isna().tolist() == [True, False]
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        late = open_stream(output / f"late-{name}.native")
+        assert late.frame()["volume"].tolist() == ["physical"] * 2
+        assert late.trackers["name"].tolist()[0].startswith(b"dm-")
+        assert not late.notes
+    for name in ("after-full", "empty"):
+        assert read_writes(output / f"{name}.native").writes.summary()["lost"] == 0
 
 
 def check_stream(stream: Stream) -> None:

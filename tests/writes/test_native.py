@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stream_parts import beginning, described
 from streams import event, stream
 
 from cbtlab.errors import InputError
@@ -94,7 +95,10 @@ def test_a_damaged_header_is_named(tmp_path: Path, at: int, value: bytes, fault:
     [
         (event(1, (1 << 64) - 1, 2), "out of any volume"),
         (event(1, 0, (1 << 64) - 1), "out of any volume"),
-        (event(1, 0, 1, tracker=9), "tracker"),
+        (event(1, 0, 1, op="tracker", flags=9, inode=4096), "table of trackers"),
+        (event(1, 0, 1, op="tracker", flags=1, inode=4096), "table of trackers"),  # twice
+        (event(1, 0, 1, op="tracker", tracker=3, flags=257, inode=4096), "table of trackers"),
+        (event(1, 0, 1, op="tracker", tracker=3, flags=1, inode=5), "table of trackers"),
         (event(1, 0, 1, time_ns=(1 << 64) - 1), "impossible time"),
     ],
 )
@@ -220,3 +224,73 @@ def test_chunks_are_the_whole(tmp_path: Path) -> None:
     opened = open_stream(save(tmp_path, stream(events, next_seq=1001)))
     sizes = [len(chunk) for chunk in opened.chunks(300)]
     assert sizes == [300, 300, 300, 100]
+
+
+def test_events_of_a_tracker_that_nobody_describes_are_read(tmp_path: Path) -> None:
+    """It was attached, written, detached, and only then the events were saved."""
+    events = [event(1, 0, 512), event(2, 512, 512, tracker=9), event(3, 0, 512, tracker=8)]
+    path = save(tmp_path, stream(events, next_seq=4))
+    frame = read_writes(path)
+    assert frame["volume"].isna().tolist() == [False, True, True]
+    assert frame["offset"].tolist() == [0, 512, 0]
+    (note,) = open_stream(path).notes
+    assert note == (
+        "2 events are of trackers that it does not describe (8, 9), detached before they were "
+        "saved: their volume is null"
+    )
+    cut = save(tmp_path, stream(events, next_seq=4, end=False))
+    assert read_writes(cut, salvage=True)["volume"].isna().tolist() == [False, True, True]
+    assert len(open_stream(cut, allow_cut=True).notes) == 2
+
+
+def test_a_tracker_is_described_between_the_events(tmp_path: Path) -> None:
+    records = [event(1, 0, 1), described(3), event(3, 8, 1, tracker=3), event(2, 4, 1)]
+    records += [described(4, role=2, name=b"sixteen-bytes-xy"), event(4, 12, 1, tracker=4)]
+    opened = open_stream(save(tmp_path, stream(records, next_seq=5)))
+    assert opened.trackers["id"].tolist() == [1, 2, 3, 4]
+    assert opened.trackers["name"].tolist()[2:] == [b"dm-9", b"sixteen-bytes-xy"]
+    assert opened.trackers["volume_size"].tolist() == [1 << 20] * 4
+    assert opened.trackers["interval"].tolist() == [0, 0, 5, 5]
+    assert opened.records["seq"].tolist() == [1, 3, 2, 4]
+    for rows in (1, 2, 100):
+        chunks = list(opened.chunks(rows))
+        assert pd.concat(chunks)["volume"].tolist() == [*["physical"] * 3, "snapshot"]
+        assert pd.concat(chunks)["seq"].tolist() == [1, 2, 3, 4]
+    assert opened.counts == {1: 2, 3: 1, 4: 1}
+    assert opened.notes == [
+        "2 trackers have the role physical (1 origin, 3 dm-9): take one at a time"
+    ]
+
+
+def test_a_stream_of_descriptions_alone_is_empty(tmp_path: Path) -> None:
+    records = [described(number) for number in range(3, 40)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(native.BATCHES, 2, 9)
+        opened = open_stream(save(tmp_path, stream(records, next_seq=1)))
+        assert [len(chunk) for chunk in opened.chunks(3)] == [0]
+    assert len(opened.trackers) == 39
+
+
+@pytest.mark.parametrize(
+    ("seqs", "first", "next_seq", "lost", "gaps"),
+    [
+        ([], 124, 124, 0, 0),  # what earlier readers had taken is no loss of this one
+        ([], 0, 124, 0, 0),  # nor is it where the stream does not say
+        ([], 120, 124, 4, 1),
+        ([655, 657], 655, 660, 3, 2),
+        ([655, 657], 650, 658, 6, 2),
+        ([655, 657], 0, 658, 1, 1),  # from the first record on
+    ],
+)
+def test_losses_count_from_the_first_number(
+    tmp_path: Path, seqs: list[int], first: int, next_seq: int, lost: int, gaps: int
+) -> None:
+    events = [event(seq, 0, 1) for seq in seqs]
+    path = save(tmp_path, beginning(stream(events, next_seq=next_seq), first))
+    summary = read_writes(path).writes.summary()
+    assert (summary["lost"], summary["gaps"]) == (lost, gaps)
+
+
+def test_losses_of_a_cut_stream_count_from_the_first_number(tmp_path: Path) -> None:
+    path = save(tmp_path, beginning(stream([event(9, 0, 1)], next_seq=0, end=False), 5))
+    assert read_writes(path, salvage=True).writes.summary()["lost"] == 4

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import commands
 import holding
 import reading
 import refusals
@@ -39,7 +40,7 @@ from fixtures import (
 )
 
 from cbtlab.record.device_mapper import Snapshots, Target
-from cbtlab.record.kernel_module import Role, State
+from cbtlab.record.kernel_module import State
 from cbtlab.record.mounted import mount, unmount
 
 
@@ -195,39 +196,6 @@ def blkpg(operation: int, part: bytes) -> bytes:
     return struct.pack("=iii4xQ", operation, 0, len(part), address)
 
 
-def cbtctl_does_the_same() -> None:
-    def cbtctl(*words: str, status: int = 0) -> str:
-        done = subprocess.run(["/lab/cbtctl", *words], capture_output=True, text=True)
-        assert done.returncode == status, (words, done)
-        return done.stdout
-
-    with linear() as node:
-        number = cbtctl("attach", node, "snapshot", "8192", "--interval", "3").strip()
-        tracker = module.tracker(int(number))
-        follower = subprocess.Popen(["/lab/cbtctl", "events", "/out/cbtctl.native", "--follow"])
-        volumes.write(node, 8192, b"x" * 4096)
-        cbtctl("switch", number, status=1)
-        mapper.suspend("disk")
-        assert "suspended=1" in cbtctl("switch", number)
-        mapper.resume("disk")
-        volumes.write(node, 5 * 8192, b"x" * 4096)
-        assert f"tracker id={number} name=dm-" in cbtctl("status")
-        for which, kind, block in ("frozen", "changed", 1), ("active", "changed", 5):
-            told = cbtctl("bits", number, which, kind, "/tmp/bits")
-            assert told == f"interval={3 if which == 'frozen' else 4} bytes=256\n"
-            assert volumes.marked(Path("/tmp/bits").read_bytes()) == {block}
-        cbtctl("clear", number)
-        cbtctl("bits", number, "frozen", "changed", "/tmp/bits", status=1)
-        assert tracker.status().role == Role.SNAPSHOT
-        follower.terminate()
-        assert follower.wait() == 0
-        cbtctl("detach", number)
-        cbtctl("detach", number, status=1)
-        cbtctl("ring", "1000")
-        for words in ((), ("attach",), ("switch",), ("bits", "x", "active", "changed", "f")):
-            cbtctl(*words, status=2)
-
-
 def attach_and_detach_many_times() -> None:
     with linear() as node, volumes.writers(Path("/tmp"), lambda _, seed: hammer(node)):
         for count in range(40):
@@ -258,7 +226,7 @@ BEHAVIOURS = (
     *states.BEHAVIOURS,
     *holding.BEHAVIOURS,
     *reading.BEHAVIOURS,
-    cbtctl_does_the_same,
+    *commands.BEHAVIOURS,
     attach_and_detach_many_times,
     refusals.random_calls_do_no_harm,
 )

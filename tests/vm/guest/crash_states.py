@@ -12,6 +12,7 @@ from random import Random
 
 import volumes
 from crash_disk import cbtctl, mapper
+from crash_folders import FOLDERS
 from crash_stream import streams_rise_and_are_whole
 from crash_unseen import writing_without_a_tracker_is_found
 from crash_volume import (
@@ -65,13 +66,16 @@ def what_was_not_stopped_is_unclean() -> None:
         detach(told)
         again = start(node, expected="unclean", because="not stopped in order")
         assert again["generation"] != told["generation"]
-        assert status(again)["states"] == "unclean,"
-        assert 'name=unclean next_backup="full"' in cbtctl("status")
+        assert status(again)["states"] == "unclean"
+        assert status(again)["next_backup"] == "full"
+        assert "name=unclean next_backup=full " in cbtctl("status")
         # It lasts until an interval has ended: only then can there be a full backup.
         stop(again)
         again = start(node, expected="unclean", because="no interval has ended")
         switch(again)
+        assert status(again)["next_backup"] == "full", "it is not made yet"
         cbtctl("clear", again["id"])
+        assert status(again)["next_backup"] == "incremental"
         stop(again)
         told = start(node, expected="clean")
         assert told["generation"] == again["generation"] and told["interval"] == "1"
@@ -150,13 +154,13 @@ def faults_outlast_the_restart() -> None:
         told = start(node, expected="new")
         cbtctl("switch", "--running", told["id"])
         cbtctl("clear", told["id"])
-        assert "states=running-switch," in stop(told)
+        assert "states=running-switch\n" in stop(told)
         told = start(node, expected="unclean", because="running-switch")
         mapper.suspend("volume")
         mapper.load("volume", [Target(0, SIZE // 512, "linear", f"{DISK} 8")])
         mapper.resume("volume")
         if "tables_seen=yes" in cbtctl("status"):
-            assert "states=table,unclean," in stop(told)
+            assert "states=table,unclean\n" in stop(told)
             detach(start(node, expected="unclean", because="table"))
         else:
             detach(told)
@@ -184,17 +188,17 @@ def volumes_in_use_are_refused() -> None:
             assert status(told)["states"] == "", "sealed all the same"
             on_it = PLACE / "state"
             on_it.mkdir()
-            assert "lies on" in refuses("stop", str(on_it), told["id"])
+            refuses("stop", str(on_it), told["id"])
             assert "in use" in refuses("start", str(FOLDER), node, "physical", "4096")
-            refuses("start", str(on_it), node, "physical", "4096")
+            refuses("start", str(on_it), node, "physical", "4096")  # in use
         with locked():
             assert "another stop or start" in refuses("stop", str(FOLDER), told["id"])
         stop(told)
         detach(start(node, expected="clean"))
-        refuses("start", "/tmp/missing", node, "physical", "4096")
+        assert "make it first" in refuses("start", "/tmp/missing", node, "physical", "4096")
         refuses("start", str(FOLDER), "/dev/lab/missing", "physical", "4096")
         refuses("stop", str(FOLDER), "99")
-        for words in ("stop", str(FOLDER)), ("start", str(FOLDER), node, "physical"):
+        for words in ("stop",), ("start", str(FOLDER), node, "physical"):
             refuses(*words, status=2)
 
 
@@ -223,6 +227,7 @@ def main() -> None:
         writes_after_the_seal_void_the_stop,
         volumes_in_use_are_refused,
         a_folder_that_was_put_back_is_found,
+        *FOLDERS,
         writing_without_a_tracker_is_found,
         streams_rise_and_are_whole,
     ):
