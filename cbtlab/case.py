@@ -2,7 +2,8 @@
 
 A folder with ``case.json`` and, per backup ``k``, the pieces that it names:
 ``images/000k-snapshot.qcow2`` (S_k, on S_k-1 as backing file),
-``images/000k-stored.qcow2`` (S_k*, on S_k), ``writes/000k-VOLUME.parquet`` and
+``images/000k-mended.qcow2`` (S_k at rest, on S_k, where it was mended),
+``images/000k-stored.qcow2`` (S_k*, on that), ``writes/000k-VOLUME.parquet`` and
 ``bitmaps/000k-VOLUME-bitmap.bits.zst``.  Every piece has a SHA-256 in the manifest,
 and the manifest has its own.  ``docs/formats.md`` describes it.
 """
@@ -22,7 +23,16 @@ import pandas as pd
 from cbtlab.errors import InputError
 from cbtlab.folders import locked, refuse_links
 from cbtlab.images import image_digest
-from cbtlab.interval import MANIFEST, Interval, entries, mapping, read_intervals, volume_key
+from cbtlab.interval import (
+    MANIFEST,
+    Interval,
+    entries,
+    instant_of,
+    mapping,
+    read_intervals,
+    rules_text,
+    volume_key,
+)
 from cbtlab.manifest import (
     DamagedManifest,
     Fault,
@@ -35,6 +45,7 @@ from cbtlab.manifest import (
 )
 from cbtlab.pack import pack_bitmap, pack_image, pack_writes
 from cbtlab.progress import progress
+from cbtlab.rules import Rules, with_instant
 from cbtlab.units import (
     MAX_GRANULARITY,
     MAX_VOLUME,
@@ -176,7 +187,7 @@ class Case:
     def content_faults(self) -> list[Fault]:
         """Return which images hold other bytes than their ``content_sha256`` tells."""
         faults = []
-        total = 2 * len(self.intervals) * self.volume_size
+        total = sum(len(interval.images()) for interval in self.intervals) * self.volume_size
         with progress(f"reading {self.name}", total) as bar:
             for interval in self.intervals:
                 for which, entry in interval.images().items():
@@ -221,7 +232,7 @@ class Case:
             lines.append(
                 f"  {entry['k']}{base}{'' if entry['kept'] else ' (thrown away)'}:"
                 f" {', '.join(held) or 'images alone'};"
-                f" excludes {', '.join(entry['patterns']) or 'nothing'}"
+                f" excludes {', '.join(rules_text(entry)) or 'nothing'}"
             )
         return "\n".join(lines)
 
@@ -237,10 +248,13 @@ class Case:
         *,
         snapshot: str | os.PathLike[str],
         stored: str | os.PathLike[str],
+        mended: str | os.PathLike[str] | None = None,
         writes: dict[str, Any] | None = None,
         bitmaps: dict[str, Any] | None = None,
         discarded: dict[str, Any] | None = None,
         patterns: list[str] | None = None,
+        sets: list[dict[str, Any]] | None = None,
+        instant_ns: int | None = None,
         kept: bool = True,
         unusable: list[str] | None = None,
         marks: list[dict[str, Any]] | None = None,
@@ -249,10 +263,14 @@ class Case:
         """Add the next backup and return its interval.
 
         ``snapshot`` and ``stored`` are images of S_k before and S_k* after the
-        delete.  ``writes`` maps ``physical`` or ``snapshot`` to a DataFrame or
-        a file; ``bitmaps`` and ``discarded`` map them to a Bitmap or to a file
-        of ``ceil(blocks/8)`` bytes.  Everything is copied.  Raises InputError,
-        and leaves the case as it was, where a piece cannot be used.
+        delete; ``mended`` is S_k after its file system was brought to rest and before
+        the delete, where that was needed.  ``writes`` maps ``physical`` or ``snapshot``
+        to a DataFrame or a file; ``bitmaps`` and ``discarded`` map them to a Bitmap or
+        to a file of ``ceil(blocks/8)`` bytes.  ``patterns`` are rules, ``sets`` says
+        which of them are from ready-made sets, and ages in them count from
+        ``instant_ns`` (nanoseconds since 1970 UTC; else from the mark ``instant``).
+        Everything is copied.  Raises InputError, and leaves the case as it was, where a
+        piece cannot be used, or an age has no instant.
         """
         k = len(self.intervals)
         writes, bitmaps, discarded = writes or {}, bitmaps or {}, discarded or {}
@@ -272,10 +290,13 @@ class Case:
             "k": k,
             "kept": kept,
             "patterns": list(patterns or []),
+            **({"sets": list(sets)} if sets else {}),
+            **({} if instant_ns is None else {"instant_ns": instant_ns}),
             "unusable": list(unusable or []),
             "marks": list(marks or []),
             "log": log or {},
         }
+        Rules(with_instant(record["patterns"], instant_of(record))).ready()
         with locked(self.path):
             if digest_of(read_manifest(self.path / MANIFEST, FORMAT, VERSION)) != digest_of(
                 self._document
@@ -284,7 +305,8 @@ class Case:
             refuse_links(self.path, FOLDERS)
             pieces = _Pieces(self)
             try:
-                pieces.pack(record, snapshot, stored, writes, bitmaps, discarded)
+                pieces.pack_images(record, snapshot, mended, stored)
+                pieces.pack(record, writes, bitmaps, discarded)
                 document = {**self._document, "intervals": [*self._document["intervals"], record]}
                 checked = Case(self.path, document)
                 write_manifest(self.path / MANIFEST, document)
@@ -303,22 +325,26 @@ class _Pieces:
         self.case = case
         self._before: dict[Path, tuple[int, int, int] | None] = {}
 
+    def pack_images(self, record: dict[str, Any], snapshot: Any, mended: Any, stored: Any) -> None:
+        """Copy the images: each as its differences from the one before it in time."""
+        case, k = self.case, record["k"]
+        below = case.intervals[k - 1].record["snapshot"]["file"] if k else None
+        for which, image in (("snapshot", snapshot), ("mended", mended), ("stored", stored)):
+            if image is not None:
+                name = self._name(f"images/{k:04d}-{which}.qcow2")
+                record[which] = pack_image(case.path, name, image, case.volume_size, below)
+                below = name
+
     def pack(
         self,
         record: dict[str, Any],
-        snapshot: Any,
-        stored: Any,
         writes: dict[str, Any],
         bitmaps: dict[str, Any],
         discarded: dict[str, Any],
     ) -> None:
-        """Copy everything into the case's folder and name it in the interval's record."""
+        """Copy sequences and bitmaps and name them in the interval's record."""
         case, k, folder = self.case, record["k"], self.case.path
         size = case.volume_size
-        before = case.intervals[k - 1].record["snapshot"]["file"] if k else None
-        names = [self._name(f"images/{k:04d}-{which}.qcow2") for which in ("snapshot", "stored")]
-        record["snapshot"] = pack_image(folder, names[0], snapshot, size, before)
-        record["stored"] = pack_image(folder, names[1], stored, size, names[0])
         for volume in VOLUMES:
             entries: dict[str, Any] = {}
             if (source := writes.get(volume)) is not None:

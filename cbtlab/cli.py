@@ -234,12 +234,23 @@ def replay(
 @click.option("--offset", type=SIZE, help="Where the file system begins in the image.")
 @as_json
 def files(image: Path, patterns: tuple[str, ...], offset: int | None, as_json: bool) -> None:
-    """List the files of a file system in IMAGE, with their extents."""
+    """List the files of a file system in IMAGE, with their extents.
+
+    A folder in its place is a mounted snapshot, which the kernel is asked about.
+    """
+    from cbtlab.files.fiemap import mounted_listing
     from cbtlab.files.listing import listing, listing_text
     from cbtlab.images import open_image
 
-    with open_image(image) as opened:
-        document = listing(opened, offset or 0, patterns)
+    if image.is_dir():
+        if offset is not None:
+            raise InputError("--offset", "is of an image, and this is a folder", "leave it out")
+        document = mounted_listing(image, patterns)
+    else:
+        with open_image(image) as opened:
+            document = listing(opened, offset or 0, patterns)
+    for note in document["notes"]:
+        say(f"{image}: {note}")
     answer(document, as_json, lambda: listing_text(document))
 
 

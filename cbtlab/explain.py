@@ -95,7 +95,7 @@ class _View:
     @classmethod
     def of(cls, case: Case, k: int, policy: str, opened: ExitStack) -> _View:
         interval = case.interval(k)
-        before = mapped(opened.enter_context(interval.snapshot()), policy)
+        before = mapped(opened.enter_context(interval.mended()), policy)
         after = mapped(opened.enter_context(interval.stored()), policy)
         exclusion = None
         if before is not None and after is not None:

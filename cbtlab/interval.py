@@ -15,11 +15,13 @@ from cbtlab.errors import InputError
 from cbtlab.images import Image, open_image
 from cbtlab.manifest import piece_path, whole
 from cbtlab.pack import unpack_bitmap
+from cbtlab.rules import with_instant
 from cbtlab.writes import iter_writes, read_writes
 from cbtlab.writes.schema import VOLUMES
 
 MANIFEST = "case.json"
-IMAGES = ("snapshot", "stored")
+IMAGES = ("snapshot", "mended", "stored")
+_ABSENT = ("mended",)  # where nothing was to be mended
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -29,7 +31,8 @@ class Interval:
 
     ``base`` is the last kept backup before it (None for none); ``unusable``
     holds the reasons for which the tracker's record of it cannot be relied on;
-    ``marks`` are named instants of the recording.
+    ``marks`` are named instants of the recording.  In ``patterns`` every age
+    says which instant it counts from: the snapshot's.
     """
 
     folder: Path
@@ -47,13 +50,35 @@ class Interval:
         """Return the named instants of the recording: ``name``, ``time_ns``, ``seq``."""
         return list(self.record.get("marks", []))
 
+    @property
+    def instant_ns(self) -> int | None:
+        """Return the snapshot's instant, nanoseconds since 1970 UTC; None for not recorded."""
+        return instant_of(self.record)
+
+    @property
+    def sets(self) -> list[dict[str, Any]]:
+        """Return which rules came from ready-made sets: ``name``, ``first``, ``count``."""
+        return list(self.record.get("sets", []))
+
     def snapshot(self) -> Image:
         """Return S_k, as it was before the delete."""
         return self._image("snapshot")
 
+    def mended(self) -> Image:
+        """Return S_k at rest: its log replayed, its dirty marks cleared, before the delete.
+
+        It is what the files are mapped on.  Where nothing was mended it is the snapshot.
+        """
+        return self._image("mended" if self.was_mended else "snapshot")
+
     def stored(self) -> Image:
         """Return S_k*, as it was after the delete."""
         return self._image("stored")
+
+    @property
+    def was_mended(self) -> bool:
+        """Return whether the snapshot was mended before the delete, and its image kept."""
+        return self.record.get("mended") is not None
 
     def document(self) -> dict[str, Any]:
         """Return what was recorded, by name of the piece; None for what was not."""
@@ -63,10 +88,13 @@ class Interval:
             "kept": self.kept,
             "base": self.base,
             "patterns": list(self.patterns),
+            "sets": self.sets,
+            "instant_ns": self.instant_ns,
             "unusable": list(self.unusable),
             "marks": self.marks,
             "log": self.record.get("log", {}),
             "snapshot_image": self.record["snapshot"],
+            "mended_image": self.record.get("mended"),
             "stored_image": self.record["stored"],
             **{
                 volume: {kind: record.get(kind) for kind in ("writes", "bitmap", "discarded")}
@@ -75,11 +103,11 @@ class Interval:
         }
 
     def images(self) -> dict[str, dict[str, Any]]:
-        """Return the entries of ``snapshot`` and ``stored``, as recorded."""
-        return {which: self.record[which] for which in IMAGES}
+        """Return the entries of ``snapshot``, ``mended`` (where it is) and ``stored``."""
+        return {which: entry for which in IMAGES if (entry := self.record.get(which)) is not None}
 
     def content_digest(self, which: str) -> str:
-        """Return the SHA-256 of the content of ``snapshot`` or ``stored``, as recorded."""
+        """Return the SHA-256 of the content of one of the ``images``, as recorded."""
         return str(self.record[which]["content_sha256"])
 
     def has(self, volume: str, kind: str) -> bool:
@@ -150,6 +178,8 @@ def read_intervals(
         if not isinstance(record.get("kept"), bool):
             raise InputError(manifest, f"interval {k} does not say whether it was kept")
         for which in IMAGES:
+            if which in _ABSENT and record.get(which) is None:
+                continue
             entry = mapping(record.get(which), manifest)
             _piece_entry(path, entry)
             _digest(entry.get("content_sha256"), manifest, f"content_sha256 of {entry['file']}")
@@ -171,13 +201,50 @@ def read_intervals(
                 base=base,
                 volume_size=volume_size,
                 granularity=granularity,
-                patterns=_strings(record.get("patterns", []), manifest),
+                patterns=_patterns(record, manifest),
                 unusable=_strings(record.get("unusable", []), manifest),
                 record=record,
             )
         )
         base = k if record["kept"] else base
     return intervals
+
+
+def instant_of(record: dict[str, Any]) -> int | None:
+    """Return the instant of a backup's snapshot: as given, or as the recorder marked it."""
+    if record.get("instant_ns") is not None:
+        return int(record["instant_ns"])
+    for mark in reversed(record.get("marks", [])):
+        time_ns = mark.get("time_ns") if isinstance(mark, dict) else None
+        if isinstance(time_ns, int) and mark.get("name") == "instant":
+            return time_ns
+    return None  # a mark that is none is told of by those who check the marks
+
+
+def rules_text(entry: dict[str, Any]) -> list[str]:
+    """Return the rules of a backup for a line of text: a ready-made set by its name."""
+    told, rest = [], dict(enumerate(entry["patterns"]))
+    for one in entry["sets"]:
+        told.append(f"set {one['name']}")
+        for number in range(one["first"], one["first"] + one["count"]):
+            rest.pop(number, None)
+    return [*told, *rest.values()]
+
+
+def _patterns(record: dict[str, Any], manifest: Path) -> tuple[str, ...]:
+    """Return the rules as they are judged: ages count from the snapshot's instant."""
+    patterns = _strings(record.get("patterns", []), manifest)
+    if record.get("instant_ns") is not None:
+        whole(record["instant_ns"], manifest, "instant_ns")
+    sets = record.get("sets", [])
+    if not isinstance(sets, list):
+        raise InputError(manifest, "has sets that are no list; it is damaged")
+    for entry in sets:
+        if not isinstance(mapping(entry, manifest).get("name"), str):
+            raise InputError(manifest, "has a set without a name; it is damaged")
+        for key in ("first", "count"):
+            whole(entry.get(key), manifest, f"{key} of the set {entry['name']}")
+    return tuple(with_instant(patterns, instant_of(record)))
 
 
 def _piece_entry(path: Path, entry: dict[str, Any]) -> None:
@@ -205,8 +272,7 @@ def _check_story(record: dict[str, Any], manifest: Path) -> None:
 
 def entries(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the entry of every piece of a backup."""
-    yield record["snapshot"]
-    yield record["stored"]
+    yield from (entry for which in IMAGES if (entry := record.get(which)) is not None)
     for volume in VOLUMES:
         for entry in (record.get(volume_key(volume)) or {}).values():
             if entry is not None:

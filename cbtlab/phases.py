@@ -1,10 +1,10 @@
 """The instants of a recording, and what was written in which phase of the work on a snapshot.
 
-A recorder marks when it suspended the volume, switched the interval, mounted the
-snapshot, deleted, and unmounted.  Mounting is writing: with the marks, the
-delete's own writes are told apart from the mount's.  Without them, as in a case
-made of somebody else's tracker, an instant is estimated from the writes around
-it, and says so.
+A recorder marks when it suspended the volume, switched the interval, brought the
+snapshot's file system to rest, mounted it, deleted, and unmounted.  Mounting is
+writing: with the marks, the delete's own writes are told apart from the mount's.
+Without them, as in a case made of somebody else's tracker, an instant is estimated
+from the writes around it, and says so.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ __all__ = ["PHASES", "Instant", "Span", "instants", "phase_of", "spans", "writte
 
 #: Name to the marks that begin and end it, in order of preference of the end.
 _MARKS = {
+    "mend": ("mend", "mended"),
     "mount": ("mount", "delete"),
     "delete": ("delete", "unmount"),
     "unmount": ("unmount", "unmounted"),
 }
 PHASES = {
+    "mend": "bringing to rest: log replayed, dirty marks cleared",
     "mount": "mounting: journal, superblock, orphans",
     "delete": "deleting the excluded files",
     "unmount": "unmounting: what the delete left to be written back",
@@ -47,7 +49,7 @@ class Instant:
 
 @dataclass(frozen=True)
 class Span:
-    """A phase of the work on a snapshot: ``kind`` is ``mount``, ``delete`` or ``unmount``.
+    """A phase of the work on a snapshot: ``kind`` is a key of `PHASES`, not ``other``.
 
     ``first`` and ``after`` are the sequence numbers from which, and up to which
     (exclusive), events belong to it.
@@ -114,7 +116,7 @@ def written_by_phase(interval: Interval) -> pd.DataFrame | None:
             "alone": (blocks - others).count(),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table[(table.index != "other") | (table["writes"] > 0)]
+    return table[~table.index.isin(["mend", "other"]) | (table["writes"] > 0)]
 
 
 def phase_of(frame: pd.DataFrame, phases: Sequence[Span]) -> npt.NDArray[np.object_]:

@@ -12,17 +12,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factory import PATH
+from played import APART, Played
 
 from cbtlab import audit
 from cbtlab.audit.rules import WRONG_RULES
 from cbtlab.case import Case
 from cbtlab.chain import open_chain, restore
+from cbtlab.errors import NotAtRest
+from cbtlab.files import map_volume
+from cbtlab.images import differing
+from cbtlab.lab.laboratory import load
 from cbtlab.lab.regression import check, differences, essence
+from cbtlab.phases import written_by_phase
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
 OFFICE, BROKEN = DATASETS / "ext4-office", DATASETS / "ext4-broken"
 CASES = sorted(path.parent for path in DATASETS.glob("*/case.json"))
+# One for each file system: the backups whose snapshot was not at rest, as their READMEs tell.
+MENDED = {
+    "btrfs": set(),
+    "exfat": set(),
+    "ntfs-3g": set(),
+    "ntfs-ntfs3": set(),
+    "vfat": {0, 1, 2, 3},
+    "xfs": {0, 1, 2, 3},
+}
 
 
 def tool(name: str) -> str:
@@ -67,6 +82,62 @@ def test_the_broken_case_is_as_expected() -> None:
 def test_every_case_has_its_readme_scenario_and_expectation(case: Path) -> None:
     for name in ("README.md", "scenario.py", "expected.json"):
         assert (case / name).is_file()
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_the_case_of_each_file_system_is_as_expected(name: str) -> None:
+    expected = json.loads((DATASETS / name / "expected.json").read_text())["policies"]["allocated"]
+    assert expected["holds"]
+    verdicts = {
+        interval["k"]: {one: each["holds"] for one, each in interval["checks"].items()}
+        for interval in expected["intervals"]
+    }
+    assert [k for k, checks in verdicts.items() if checks["kept"]] == [0, 1, 3]
+    assert check(DATASETS / name, ("allocated",)) == []
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_a_snapshot_that_is_not_at_rest_was_mended_and_that_was_tracked(name: str) -> None:
+    case = Case.open(DATASETS / name)
+    assert {one.k for one in case.intervals if one.was_mended} == MENDED[name]
+    for interval in case.intervals:
+        if not interval.was_mended:
+            with interval.snapshot() as image:
+                map_volume(image)
+            continue
+        with interval.snapshot() as snapshot, interval.mended() as mended:
+            with pytest.raises(NotAtRest):
+                map_volume(snapshot)
+            map_volume(mended)
+            changed = differing(snapshot, mended, case.granularity)
+        marked = interval.bitmap("snapshot")
+        assert marked is not None and changed.any() and changed.issubset(marked)
+        phases = written_by_phase(interval)
+        assert phases is not None
+        assert phases.loc["mend", "blocks"] >= changed.count()
+        assert phases.loc["delete", "writes"] > 0
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_every_snapshot_holds_what_its_scenario_wrote(name: str, tmp_path: Path) -> None:
+    """The scenario's own files, byte for byte: a snapshot that misses a write is no snapshot."""
+    case = Case.open(DATASETS / name)
+    played = Played(load(DATASETS / name / "scenario.py"), tmp_path / "root")
+    for interval in case.intervals:
+        played.step(interval.k)
+        with interval.mended() as image:
+            volume = map_volume(image)
+            rows = volume.names[volume.names["type"].isin(["file", "stream"])]
+            found = {
+                path: volume.read_file(inode, stream)
+                for path, inode, stream in zip(
+                    rows["path"], rows["inode"], rows["stream"], strict=True
+                )
+                if path not in APART and not (played.root / path[1:]).is_symlink()
+            }
+        wanted = played.content() | (played.streams() if name == "ntfs-3g" else {})
+        assert sorted(found) == sorted(wanted)
+        assert [path for path, data in found.items() if data != wanted[path]] == []
 
 
 def test_the_office_has_what_its_scenario_promises() -> None:

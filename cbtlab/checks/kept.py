@@ -72,7 +72,7 @@ def kept(m: Material) -> Verdict:
 
 def _names(m: Material, before: VolumeMap) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the names of S_k that no rule names, and the others."""
-    named = np.asarray(match(list(m.interval.patterns), before.names), np.bool_)
+    named = np.asarray(match(list(m.interval.patterns), before), np.bool_)
     return before.names[~named], before.names[named]
 
 
@@ -105,13 +105,16 @@ def _changed_attributes(
     old, new = before.inodes.loc[common], restored.inodes.loc[common]
     still = set(restored.names["raw"])
     deleted = gone[np.array([raw not in still for raw in gone["raw"]], np.bool_)]
-    parents = _parents(before, deleted)
+    # A named stream goes without a name of its inode, and without a change of the folder.
+    unnamed = deleted[(deleted["type"] != "stream").to_numpy()]
+    parents = _parents(before, unnamed)
     is_parent = common.isin(pd.Index(parents.index))
     lost_name = common.isin(pd.Index(deleted["inode"]))
-    folders = parents[(deleted["type"] == "directory").to_numpy()]
+    folders = parents[(unnamed["type"] == "directory").to_numpy()]
     links = old["nlink"].astype("int64").to_numpy(copy=True)
-    links -= pd.Index(deleted["inode"]).value_counts().reindex(common, fill_value=0).to_numpy()
-    links -= folders.index.value_counts().reindex(common, fill_value=0).to_numpy()
+    links -= pd.Index(unnamed["inode"]).value_counts().reindex(common, fill_value=0).to_numpy()
+    below = folders.index.value_counts().reindex(common, fill_value=0).to_numpy()
+    links -= np.where(links > 1, below, 0)  # a folder with one link does not count those below
     first_name = names.drop_duplicates("inode").set_index("inode")["path"]
     for column, words in ATTRIBUTES.items():
         was = old[column].to_numpy() if column != "nlink" else links
@@ -133,7 +136,7 @@ def _parents(before: VolumeMap, deleted: pd.DataFrame) -> pd.Series[Any]:
     inode_of = before.names.drop_duplicates("raw").set_index("raw")["inode"]
     found = inode_of.reindex(folders)
     root = found.isna().to_numpy() & (np.array(folders, object) == b"/")
-    numbers = np.where(root, 2, found.fillna(0).to_numpy()).astype(np.uint64)
+    numbers = np.where(root, before.root, found.fillna(0).to_numpy()).astype(np.uint64)
     return pd.Series(folders, index=pd.Index(numbers, name="inode"))
 
 

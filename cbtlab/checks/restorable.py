@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,33 @@ from cbtlab.checks.verdict import EVIDENCE_LIMIT, Verdict, item, verdict
 NAME = "restorable"
 _PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/sbin", "/usr/sbin"])
 _LIMIT = 3600  # seconds; a checker that hangs is a finding
-_CHECKED = ("ext2", "ext3", "ext4")
+
+
+@dataclass(frozen=True)
+class _Checker:
+    """A program that finds a file system clean by exit status 0, changing nothing."""
+
+    program: str
+    options: tuple[str, ...]
+    package: str
+    banner: str = ""
+    """How the lines begin that say nothing of the volume."""
+
+
+_EXT = _Checker("e2fsck", ("-fn",), "e2fsprogs", "e2fsck 1.")
+_FAT = _Checker("fsck.vfat", ("-n",), "dosfstools", "fsck.fat ")
+_CHECKERS = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), _EXT),
+    **dict.fromkeys(("fat12", "fat16", "fat32"), _FAT),
+    "exfat": _Checker("fsck.exfat", ("-n",), "exfatprogs", "exfatprogs version"),
+    # Of what it finds, ntfsfix judges little: the boot sector, the mirror of $MFT, the marks.
+    "ntfs": _Checker("ntfsfix", ("-n",), "ntfs-3g"),
+    "xfs": _Checker("xfs_repair", ("-n", "-f"), "xfsprogs", "Phase "),
+    # Every byte of data against its checksum too.
+    "btrfs": _Checker(
+        "btrfs", ("check", "--readonly", "--check-data-csum"), "btrfs-progs", "Opening filesystem"
+    ),
+}
 
 
 def tool(name: str) -> str | None:
@@ -40,19 +67,21 @@ def _file_system(m: Material, words: list[str], evidence: list[dict[str, Any]]) 
     if kind is None:
         words.append("no file system was recognised, so none can be checked")
         return None
-    if kind not in _CHECKED:
+    checker = _CHECKERS.get(kind)
+    if checker is None:
         words.append(f"no checker for {kind} is known here")
         return None
-    checker = tool("e2fsck")
-    if checker is None:
-        words.append("e2fsck is not on this machine (Debian: e2fsprogs)")
+    program = tool(checker.program)
+    if program is None:
+        words.append(f"{checker.program} is not on this machine (Debian: {checker.package})")
         return None
-    status, lines = _run([checker, "-fn", str(m.restored_path)])
+    status, lines = _run([program, *checker.options, str(m.restored_path)])
     if status == 0:
-        words.append("e2fsck finds R_k clean")
+        words.append(f"{checker.program} finds R_k clean")
         return True
-    words.append(f"e2fsck finds faults in R_k (exit status {status})")
-    evidence += [item(link=m.link_name, note=line) for line in lines[:EVIDENCE_LIMIT]]
+    words.append(f"{checker.program} finds faults in R_k (exit status {status})")
+    told = [line for line in lines if not (checker.banner and line.startswith(checker.banner))]
+    evidence += [item(link=m.link_name, note=line) for line in told[:EVIDENCE_LIMIT]]
     return False
 
 
@@ -75,7 +104,7 @@ def _qemu(
 
 
 def _run(command: list[str]) -> tuple[int, list[str]]:
-    """Run a checker; return its exit status and what it said, without its banner."""
+    """Run a checker; return its exit status and the lines of what it said."""
     try:
         done = subprocess.run(
             command,
@@ -90,4 +119,4 @@ def _run(command: list[str]) -> tuple[int, list[str]]:
         return -1, [f"{Path(command[0]).name}: {error}"]
     text = done.stdout.decode("utf-8", "backslashreplace").replace(command[-1], "R_k")
     lines = [line.strip() for line in text.splitlines()]
-    return done.returncode, [line for line in lines if line and not line.startswith("e2fsck 1.")]
+    return done.returncode, [line for line in lines if line]

@@ -22,7 +22,8 @@ import numpy as np
 
 from cbtlab.errors import InputError
 from cbtlab.exclude import match
-from cbtlab.files.extents import DATA, INLINE, KINDS, NOWHERE, UNWRITTEN, Extents, holes
+from cbtlab.files.extents import DATA, INLINE, UNWRITTEN, Extents, holes
+from cbtlab.files.listing import as_documents
 from cbtlab.files.names import text
 
 _FIEMAP = 0xC020660B
@@ -57,7 +58,7 @@ def mounted_listing(root: Path, patterns: Sequence[str] = ()) -> dict[str, Any]:
         for (raw, inode, size, extents), mine in zip(found, chosen.tolist(), strict=True)
         if mine
     ]
-    return {"files": sorted(files, key=lambda file: str(file["path"]))}
+    return {"files": sorted(files, key=lambda file: str(file["path"])), "notes": []}
 
 
 def _walk(root: Path, device: int) -> Iterator[tuple[bytes, int, int, list[dict[str, Any]]]]:
@@ -97,26 +98,7 @@ def _extents_at(root: Path, folder: int, name: bytes, about: os.stat_result) -> 
         os.close(fd)
     number, size = np.array([about.st_ino], np.int64), np.array([about.st_size], np.int64)
     everything = Extents.join([mapped, holes(mapped, number, size)]).ordered()
-    return [
-        {
-            "kind": KINDS[kind],
-            "logical": logical,
-            "physical": None if physical == NOWHERE else physical,
-            "length": length,
-        }
-        for kind, logical, physical, length in zip(
-            *(
-                column.tolist()
-                for column in (
-                    everything.kind,
-                    everything.logical,
-                    everything.physical,
-                    everything.length,
-                )
-            ),
-            strict=True,
-        )
-    ]
+    return as_documents(everything)
 
 
 def extents_of(fd: int, inode: int) -> Extents:

@@ -1,8 +1,8 @@
 """Content for scenarios: text from a seed, different in every sector; stdlib only.
 
-Text compresses well, so that recorded cases stay small, and every line begins
-with a tag and a number that stand nowhere else, so that a search for leaked
-content means something.
+Text compresses well, so that recorded cases stay small.  Every line begins with a tag
+and a number that stand nowhere else, and its phrases are those of its seed alone, so
+that a search for leaked content means something wherever in a text it looks.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ _SYLLABLES = [
 ]
 
 
-def _phrases(count: int) -> list[str]:
-    source = random.Random(1)
-    words = ["".join(source.choices(_SYLLABLES, k=source.randint(1, 4))) for _ in range(500)]
-    return [" ".join(source.choices(words, k=7)) for _ in range(count)]
+_PHRASES = 12
 
 
-_PHRASES = _phrases(64)
+def _phrases(source: random.Random) -> list[str]:
+    words = ["".join(source.choices(_SYLLABLES, k=source.randint(1, 4))) for _ in range(40)]
+    return [" ".join(source.choices(words, k=7)) for _ in range(_PHRASES)]
 
 
 def text(seed: str, size: int) -> bytes:
     """Return ``size`` bytes of text; the same for the same ``seed``."""
     source = random.Random(seed)
-    tag = f"{source.getrandbits(40):010x}"
+    tag, phrases = f"{source.getrandbits(40):010x}", _phrases(source)
     lines, total, number = [], 0, 0
     while total < size:
         # Lines are a third of a sector: every sector holds a tag and a number.
-        line = f"{tag} {number} {', '.join(source.choices(_PHRASES, k=3))}\n"
+        line = f"{tag} {number} {', '.join(source.choices(phrases, k=3))}\n"
         lines.append(line)
         total += len(line)
         number += 1

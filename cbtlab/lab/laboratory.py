@@ -16,14 +16,19 @@ import pathspec
 from cbtlab.case import FOLDERS, MANIFEST, Case
 from cbtlab.errors import InputError
 from cbtlab.lab import guest, initramfs, kernels, qemu
+from cbtlab.lab.file_systems import FILE_SYSTEMS
 from cbtlab.lab.packages import require
 from cbtlab.lab.packing import pack
-from cbtlab.lab.stage import Scenario
+from cbtlab.lab.stage import SLOTS, Scenario
 
 _LAB = Path(__file__).parent
 # What of the laboratory runs in the guest.
-_GUEST_SIDE = ("__init__.py", "content.py", "stage.py", "workload.py", "writer.py")
+_GUEST_SIDE = (
+    *("__init__.py", "content.py", "file_systems.py", "office.py", "stage.py"),
+    *("workload.py", "writer.py"),
+)
 _SLACK = 64 << 20
+_MEMORY = 1536  # MiB: the file systems' tools lie in the guest's memory too
 SECONDS = 900.0
 
 
@@ -69,6 +74,7 @@ def load(path: Path) -> Scenario:
 def _files() -> dict[str, Path]:
     """Return what the guest needs beside the recorder, by its place there."""
     files = {f"lab/python/cbtlab/lab/{name}": _LAB / name for name in _GUEST_SIDE}
+    files["lab/python/cbtlab/rules"] = _LAB.parent / "rules"
     # The guest has no packages; this one is pure Python.
     return {**files, "lab/python/pathspec": Path(pathspec.__file__).parent}
 
@@ -96,7 +102,7 @@ def run(
 
     ``steps`` records only the first so many backups.  ``timeout``, in seconds,
     ends a guest that hangs.  Phases go to standard error.  InputError for an
-    unknown name, GuestError for a guest that failed.
+    unknown name or a kernel without its file system, GuestError for a guest that failed.
     """
     known = {one.name: one for one in described()}
     if name not in known:
@@ -108,6 +114,12 @@ def run(
             print(words, file=sys.stderr, flush=True)
 
     scenario = load(known[name].path)
+    if kernel not in scenario.kernels:
+        raise InputError(
+            "lab run",
+            f"{name} cannot be recorded on kernel {kernel}",
+            f"use --kernel {' or '.join(scenario.kernels)}",
+        )
     backups = min(steps or len(scenario.steps), len(scenario.steps))
     qemu.accelerator()
     require("gcc", "make", package="build-essential")
@@ -143,6 +155,7 @@ def _record(
 ) -> guest.GuestResult:
     """Run the scenario in a guest; GuestError when that fails, and only its console is left."""
     size = scenario.volume_size
+    system = FILE_SYSTEMS[scenario.file_system]
     work = Path(tempfile.mkdtemp(prefix=f"cbtlab-{scenario.name}-"))
     try:
         return guest.boot(
@@ -150,7 +163,14 @@ def _record(
             "/lab/busybox insmod /lab/cbt.ko || exit 1\n"
             f"exec python3.11 -m cbtlab.lab.stage /lab/scenario.py {backups}",
             files={**_files(), "lab/scenario.py": path},
-            disks={"data": size, "store": size + _SLACK, "images": 2 * backups * size},
+            disks={
+                "data": size,
+                "store": size + _SLACK,
+                "images": len(SLOTS) * backups * size,
+            },
+            modules=(*initramfs.MODULES, *system.modules),
+            packages=system.packages,
+            memory=_MEMORY,
             timeout=timeout,
             work=work,
             on_phase=on_phase,

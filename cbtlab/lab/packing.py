@@ -2,7 +2,8 @@
 
 The recorder's folder holds ``recording.json``, ``events.native`` and for each
 backup ``backups/000k/`` with ``backup.json`` and the trackers' bitmaps; the
-images lie one after the other on a raw disk, S_k in slot 2k and S_k* in 2k+1.
+images lie one after the other on a raw disk, those of backup k in the slots from
+3k on, in the order of `SLOTS`; the slot of one that was not made is empty.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 from cbtlab import __version__
 from cbtlab.case import Case
 from cbtlab.errors import InputError
+from cbtlab.lab.stage import SLOTS
 from cbtlab.progress import progress
 from cbtlab.writes.native import Stream, open_stream
 
@@ -102,9 +104,10 @@ def _add(
     volumes = ("physical", "snapshot") if k else ("snapshot",)
     folder = recorded / "backups" / f"{k:04d}"
     places = {}
-    for number, which in enumerate(("snapshot", "stored")):
-        places[which] = draft / f"{which}.raw"
-        cut(images, (2 * k + number) * size, size, places[which])
+    for number, which in enumerate(SLOTS):
+        if which != "mended" or backup.get("mended"):
+            places[which] = draft / f"{which}.raw"
+            cut(images, (len(SLOTS) * k + number) * size, size, places[which])
     of_interval = frame[frame["interval"] == k]
     shift = stream.anchor_realtime_ns - stream.anchor_monotonic_ns
     marks = [
@@ -118,10 +121,12 @@ def _add(
     case.add(
         snapshot=places["snapshot"],
         stored=places["stored"],
+        mended=places.get("mended"),
         writes={volume: of_interval[of_interval["volume"] == volume] for volume in volumes},
         bitmaps={volume: folder / f"{volume}-bitmap.bits" for volume in volumes},
         discarded={volume: folder / f"{volume}-discarded.bits" for volume in volumes},
         patterns=backup["patterns"],
+        instant_ns=backup.get("instant_ns"),
         kept=backup["kept"],
         unusable=backup["unusable"],
         marks=marks,

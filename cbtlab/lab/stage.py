@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pathspec
-
+from cbtlab.lab.file_systems import FILE_SYSTEMS, make, mount_volume
 from cbtlab.lab.writer import Writer
 from cbtlab.record.device_mapper import DeviceMapper, Snapshots, Target
 from cbtlab.record.kernel_module import EventWriter, Module
-from cbtlab.record.mounted import mount, unmount
 from cbtlab.record.recorder import Backup, Recorder, Sink
+from cbtlab.rules import Rules
 
 VOLUME = "office"
 ROOT, SNAPSHOT, OUT = Path("/volume"), Path("/snapshot"), Path("/out")
-_UUID = "6f0ff1ce-0000-4000-8000-000000000001"
+# Of each backup, on the disk of images: where a snapshot was at rest, "mended" stays empty.
+SLOTS = ("snapshot", "mended", "stored")
 _PIECE = 64 << 10
 _ZEROS = bytes(_PIECE)
 
@@ -50,16 +49,27 @@ class Step:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What ``cbtlab lab run`` runs: the first step makes the content of backup 0."""
+    """What ``cbtlab lab run`` runs: the first step makes the content of backup 0.
+
+    ``file_system`` is a key of ``FILE_SYSTEMS``; ``mkfs`` and ``options`` are words of
+    its own, for making it and for the volume's mount.
+    """
 
     name: str
     title: str
     volume_size: int
     granularity: int
     steps: tuple[Step, ...]
+    file_system: str = "ext4"
     mkfs: tuple[str, ...] = ()
+    options: str = ""
     writer_pause: float = 0.05
     writer_pages: int = 48
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that it can be recorded on."""
+        return FILE_SYSTEMS[self.file_system].kernels
 
 
 def phase(words: str) -> None:
@@ -71,14 +81,16 @@ def run(scenario: Scenario, steps: int | None = None) -> None:
     """Record ``scenario``, or its first ``steps``, into /out and the disk of images."""
     mapper = DeviceMapper()
     phase(f"{scenario.name}: making the volume")
-    _make_volume(mapper, scenario)
+    unmount = _make_volume(mapper, scenario)
     module = Module()
     recorder = Recorder(
         Snapshots(mapper, VOLUME, "/dev/lab/store"),
         module,
         OUT / "backups",
         granularity=scenario.granularity,
+        file_system=scenario.file_system,
         place=SNAPSHOT,
+        mounted_at=ROOT,
     )
     backups: list[Backup] = []
     with EventWriter(module, OUT / "events.native"), _images() as images:
@@ -97,7 +109,7 @@ def run(scenario: Scenario, steps: int | None = None) -> None:
             phase(f"backup {k}: snapshot, delete, read")
             backups.append(_backup(recorder, step, k, images, writer))
         writer.stop()
-        unmount(ROOT)
+        unmount()
         recorder.finish()
         lost = module.info().dropped
     document = {
@@ -105,6 +117,7 @@ def run(scenario: Scenario, steps: int | None = None) -> None:
         "title": scenario.title,
         "volume_size": scenario.volume_size,
         "granularity": scenario.granularity,
+        "file_system": scenario.file_system,
         "release": os.uname().release,
         "python": sys.version.split()[0],
         "backups": len(backups),
@@ -120,14 +133,13 @@ def _backup(recorder: Recorder, step: Step, k: int, images: int, writer: Writer)
     size = recorder.volume.size
 
     def sink(which: str) -> Sink:
-        slot = 2 * k + (which == "stored")
+        slot = len(SLOTS) * k + SLOTS.index(which)
         return lambda offset, data: _keep(images, slot * size + offset, data)
 
-    rules = pathspec.GitIgnoreSpec.from_lines(step.patterns)
     made = recorder.backup(
         sink,
         list(step.patterns),
-        rules.match_file,
+        Rules(step.patterns),
         keep=step.keep,
         late_switch=step.late_switch,
         explain=lambda begin, end: _writing(writer, begin, end),
@@ -168,17 +180,16 @@ def _images() -> Iterator[int]:
         os.close(fd)
 
 
-def _make_volume(mapper: DeviceMapper, scenario: Scenario) -> None:
+def _make_volume(mapper: DeviceMapper, scenario: Scenario) -> Callable[[], None]:
+    """Make the volume, mount it at ROOT, and return what unmounts it."""
     disk = os.path.realpath("/dev/lab/data")
     sectors = scenario.volume_size // 512
     base = mapper.create(f"{VOLUME}-base", [Target(0, sectors, "linear", f"{disk} 0")])
-    words = ["/sbin/mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0"]
-    words += ["-U", _UUID, "-E", f"hash_seed={_UUID},lazy_itable_init=0,nodiscard"]
-    subprocess.run([*words, *scenario.mkfs, base.node], check=True)
+    make(scenario.file_system, base.node, scenario.mkfs)
     origin = mapper.create(VOLUME, [Target(0, sectors, "snapshot-origin", base.node)])
     for place in (ROOT, SNAPSHOT):
         place.mkdir()
-    mount(origin.node, ROOT, "ext4")
+    return mount_volume(scenario.file_system, origin.node, ROOT, scenario.options)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cbtlab.lab.content import text
@@ -37,7 +38,9 @@ def rewrite(path: Path, seed: str, pages: list[int]) -> None:
 def preallocate(path: Path, size: int) -> None:
     """Give a file blocks that it has not written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as out:
+    path.touch()
+    # Not opened to append, nor for writing alone: libc fills where the kernel cannot.
+    with path.open("r+b") as out:
         os.posix_fallocate(out.fileno(), 0, size)
 
 
@@ -64,3 +67,25 @@ def settle(root: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def interleave(paths: Sequence[Path], seed: str, pieces: int, size: int = PAGE) -> None:
+    """Append to several files in turns, each piece on the disk before the next: fragments."""
+    for number in range(pieces):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as out:
+                out.write(text(f"{seed} {path.name} {number}", size))
+                out.flush()
+                os.fsync(out.fileno())
+
+
+def scatter(path: Path, seed: str, places: Sequence[int], size: int = PAGE) -> None:
+    """Write pieces of text at ``places`` (bytes) of a file: what lies between is a hole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        for place in places:
+            out.seek(place)
+            out.write(text(f"{seed} {place}", size))
+            out.flush()
+            os.fsync(out.fileno())

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgba
 
 from cbtlab.phases import Instant, Span, phase_of
 from cbtlab.plots.canvas import (
+    GREEN,
     INK,
     OP_COLOURS,
     RED,
@@ -31,8 +32,9 @@ from cbtlab.units import format_bytes
 from cbtlab.writes.schema import OPS
 
 SINGLE = 20_000  # up to so many writes are drawn one by one, more as a raster
-PHASE_COLOURS = {"mount": SKY, "delete": RED, "unmount": YELLOW, "other": INK}
+PHASE_COLOURS = {"mend": GREEN, "mount": SKY, "delete": RED, "unmount": YELLOW, "other": INK}
 PHASE_WORDS = {
+    "mend": "while bringing to rest",
     "mount": "while mounting",
     "delete": "while deleting",
     "unmount": "while unmounting",
@@ -96,7 +98,7 @@ def snapshot_work(writes: pd.DataFrame, spans: Sequence[Span], *, volume_size: i
     """Draw the writes on one snapshot, the delete's own apart from those of the mount.
 
     ``writes`` is its sequence, ``spans`` its phases (at least one).  Time counts
-    from the mount, in milliseconds.
+    from the first mount, in milliseconds.
     """
     made = new_figure(2.5)
     axes = made.subplots()

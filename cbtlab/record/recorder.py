@@ -1,8 +1,9 @@
 """The method, live: one backup after the other of a volume that goes on being written.
 
 For backup k: suspend the volume, make the snapshot, track it, switch the
-volume's tracker to the next interval, resume; read S_k; mount it, delete the
-excluded files, unmount; read bitmap, S_k*, bitmap.  Everything is read with
+volume's tracker to the next interval, resume; read S_k; bring its file system to
+rest, and where that took writes read it again; mount it, delete the excluded
+files, unmount; read bitmap, S_k*, bitmap.  Everything is read with
 O_DIRECT, and everything that must be right is checked before a backup counts
 as kept.  The standard library suffices: this also runs in a bare guest.
 """
@@ -15,16 +16,20 @@ import mmap
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cbtlab.errors import InputError
+from cbtlab.record.deleting import Judge
 from cbtlab.record.device_mapper import Snapshots
 from cbtlab.record.freeze import Watchdog, lock_memory
 from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Role, State, Tracker
+from cbtlab.record.mending import NotMended, mend
 from cbtlab.record.mounted import delete, mounted, settle
+from cbtlab.record.ntfs_3g import NTFS_3G, mounted_by_program
+from cbtlab.rules import Rules
 
 CHUNK = 4 << 20  # bytes read at once; a multiple of every block size
 FREEZE_SECONDS = 30.0
@@ -48,13 +53,17 @@ class Mark:
 class Backup:
     """What is known of one backup.  ``log`` explains; ``unusable`` decides.
 
-    ``complete`` is false when S_k or S_k* could not be read to the end.
+    ``complete`` is false when S_k or S_k* could not be read to the end; ``mended`` is
+    true when S_k was brought to rest by writing, and has an image of that state too.
+    ``instant_ns`` is the snapshot's instant since 1970 UTC, which the rules' ages count from.
     """
 
     k: int
     kept: bool
     patterns: list[str]
     complete: bool = False
+    mended: bool = False
+    instant_ns: int | None = None
     unusable: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     log: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +72,9 @@ class Backup:
 class Recorder:
     """Records ``volume`` from now on; what it saves goes to ``folder``, which is elsewhere.
 
-    ``file_system`` is what the snapshots are mounted as, ``place`` where.
+    ``file_system`` is what the snapshots are mounted as, ``place`` where.  ``mounted_at`` is
+    where the volume itself is mounted: device-mapper freezes the file system of a device, but
+    not btrfs, which is one of many; what that has not written yet is written before.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class Recorder:
         granularity: int = 4096,
         file_system: str = "ext4",
         place: Path = Path("/mnt"),
+        mounted_at: Path | None = None,
     ) -> None:
         self.volume = volume
         self.module = module
@@ -82,6 +94,7 @@ class Recorder:
         self.granularity = granularity
         self.file_system = file_system
         self.place = place
+        self.mounted_at = mounted_at
         self.memory_locked = lock_memory()
         node = volume.mapper.info(volume.volume).node
         self.physical = module.attach(node, role=Role.PHYSICAL, granularity=granularity, interval=0)
@@ -93,7 +106,7 @@ class Recorder:
         self,
         sink: Callable[[str], Sink],
         patterns: list[str],
-        excluded: Callable[[str], bool],
+        excluded: Callable[[str], bool] | Judge,
         *,
         keep: bool = True,
         late_switch: float | None = None,
@@ -101,17 +114,20 @@ class Recorder:
     ) -> Backup:
         """Make the next backup.
 
-        ``sink`` gives, for ``snapshot`` and ``stored``, where the image goes.
-        ``excluded`` decides what ``patterns`` mean.  ``keep`` false throws the
+        ``sink`` gives, for ``snapshot``, ``mended`` and ``stored``, where the image
+        goes; ``mended`` is asked for only where the snapshot was not at rest.
+        ``excluded`` decides what ``patterns`` mean: `cbtlab.rules.Rules`, or a function of
+        the path.  ``keep`` false throws the
         backup away at its end.  ``late_switch`` is for tests: the volume is
         resumed first and the interval switched so many seconds after, which
         loses what is written between.  ``explain`` gets the backup's first and
         last instant and adds to its log.
 
-        A snapshot whose store runs full, or that somebody else holds open, is
-        no error: the backup is thrown away (``kept`` is false, ``complete``
-        too), and its writes stay recorded.  They stay so after an exception
-        too: no other backup begins before this one's record is saved.
+        A snapshot whose store runs full, that somebody else holds open, or that
+        cannot be brought to rest, is no error: the backup is thrown away (``kept``
+        is false, ``complete`` too), and its writes stay recorded.  They stay so
+        after an exception too: no other backup begins before this one's record is
+        saved.
         """
         if self._unsaved:
             self._rescue(self._unsaved)
@@ -134,7 +150,7 @@ class Recorder:
         self,
         done: Backup,
         sink: Callable[[str], Sink],
-        excluded: Callable[[str], bool],
+        excluded: Callable[[str], bool] | Judge,
         late_switch: float | None,
         explain: Callable[[int, int], dict[str, Any]] | None,
     ) -> None:
@@ -155,6 +171,9 @@ class Recorder:
                     raise
                 self._fault(done, f"reading it failed: {error}")
                 settled = True  # not asked: there is no second reading
+            except NotMended as error:
+                self._fault(done, f"its files cannot be mapped: {error}")
+                settled = True
             self._mark(done, "end")
             self._judge(done, name, snapshot, settled)
             if explain:
@@ -174,12 +193,15 @@ class Recorder:
         name: str,
         snapshot: Tracker,
         sink: Callable[[str], Sink],
-        excluded: Callable[[str], bool],
+        excluded: Callable[[str], bool] | Judge,
     ) -> bool:
-        """Read S_k, delete, read S_k*; return whether nobody wrote during the last read."""
+        """Read S_k, mend, delete, read S_k*; return whether nobody wrote during the last read."""
         node = self.volume.mapper.info(name).node
         self._mark(done, "read")
         copy(node, sink("snapshot"))
+        if self._mend(done, node, snapshot):
+            copy(node, sink("mended"))
+            done.mended = True
         self._delete(done, node, excluded)
         # The count too: a block that is marked already may be written once more.
         before = snapshot.status().events, _bits(snapshot, ACTIVE)
@@ -190,6 +212,8 @@ class Recorder:
     def _freeze(self, done: Backup, name: str, late_switch: float | None) -> Tracker:
         """Make and track the snapshot and switch the interval, all at one instant."""
         mapper, volume = self.volume.mapper, self.volume.volume
+        if self.mounted_at:
+            settle(self.mounted_at)  # so that the suspension is short, too
         with ExitStack() as undo:
             with Watchdog(mapper, volume, FREEZE_SECONDS) as watchdog:
                 self._mark(done, "suspend")
@@ -225,13 +249,31 @@ class Recorder:
         done.unusable += dict.fromkeys(f"physical: {words}" for words in self._changes)
         self._changes = []
         done.marks.append(Mark("instant", switched.time_ns, switched.seq))
+        done.instant_ns = time.time_ns() - (time.monotonic_ns() - switched.time_ns)
         done.log["frozen_ns"] = switched.frozen_ns
         done.log["suspended"] = switched.suspended
 
-    def _delete(self, done: Backup, node: str, excluded: Callable[[str], bool]) -> None:
+    def _mend(self, done: Backup, node: str, snapshot: Tracker) -> bool:
+        """Bring S_k's file system to rest; return whether that wrote, and mark its writes."""
+        events, begin = snapshot.status().events, self._now("mend")
+        found = mend(node, self.place, self.file_system)
+        if not found and snapshot.status().events == events:
+            return False
+        done.marks += [begin, self._now("mended")]
+        done.log["mended"] = found
+        return True
+
+    def _mounted(self, node: str) -> AbstractContextManager[Path]:
+        if self.file_system == NTFS_3G:
+            return mounted_by_program(node, self.place)
+        return mounted(node, self.place, self.file_system)
+
+    def _delete(self, done: Backup, node: str, excluded: Callable[[str], bool] | Judge) -> None:
         """Delete on the snapshot; the marks tell the delete's own writes from the mount's."""
+        if isinstance(excluded, Rules) and done.instant_ns is not None:
+            excluded = excluded.at(done.instant_ns)
         self._mark(done, "mount")
-        with mounted(node, self.place, self.file_system) as root:
+        with self._mounted(node) as root:
             settle(root)
             self._mark(done, "delete")
             done.log["deleted"] = [asdict(gone) for gone in delete(root, excluded)]
@@ -294,7 +336,10 @@ class Recorder:
         self._unsaved = None
 
     def _mark(self, done: Backup, name: str) -> None:
-        done.marks.append(Mark(name, time.monotonic_ns(), self.module.info().next_seq))
+        done.marks.append(self._now(name))
+
+    def _now(self, name: str) -> Mark:
+        return Mark(name, time.monotonic_ns(), self.module.info().next_seq)
 
 
 def copy(device: str, sink: Sink) -> None:

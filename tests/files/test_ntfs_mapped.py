@@ -102,7 +102,7 @@ def test_runs_as_ntfsinfo_says(image: Path, volume: VolumeMap) -> None:
     inodes = set(volume.inodes.index[volume.inodes.index < 40])
     inodes |= {ntfs.inode_of(volume, path) for path in volume.names["path"] if path.count("/") < 2}
     inodes |= {ntfs.inode_of(volume, p) for p in volume.names["path"] if p.startswith("/packed/")}
-    for inode in sorted(inodes - {volume._root}):
+    for inode in sorted(inodes - {volume.root}):
         compare_runs(image, volume, inode)
 
 

@@ -20,6 +20,13 @@ def test_text_is_the_same_for_a_seed_and_different_in_every_sector() -> None:
     assert len(zlib.compress(one)) < len(one) // 4
 
 
+def test_texts_of_two_seeds_have_no_run_of_bytes_in_common() -> None:
+    """Else a search for the one would find the other, which is somebody else's."""
+    one, other = text("one", 1 << 15), text("other", 1 << 15)
+    windows = {one[i : i + 32] for i in range(len(one) - 31)}
+    assert not [i for i in range(len(other) - 31) if other[i : i + 32] in windows]
+
+
 def test_delete_takes_files_and_symlinks_and_stays_below_the_root(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -12,17 +12,21 @@ import pytest
 from cbtlab import lab
 from cbtlab.case import Case
 from cbtlab.errors import InputError
+from cbtlab.files import map_volume
 from cbtlab.images import differing
 from cbtlab.lab import guest, laboratory
+from cbtlab.lab.file_systems import FILE_SYSTEMS
 from cbtlab.lab.qemu import GuestError
 
 
 def test_the_scenarios_are_listed() -> None:
-    assert [one["name"] for one in lab.scenarios()] == ["ext4-broken", "ext4-office"]
+    assert [one["name"] for one in lab.scenarios()] == [
+        *("btrfs", "exfat", "ext4-broken", "ext4-office", "ntfs-3g", "ntfs-ntfs3", "vfat", "xfs"),
+    ]
 
 
 def test_an_unknown_scenario_and_a_taken_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="use ext4-broken, ext4-office"):
+    with pytest.raises(InputError, match="use btrfs, exfat, ext4-broken"):
         lab.run("ext4", "6.1", tmp_path / "case")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="exists; choose another name, or replace"):
@@ -31,6 +35,14 @@ def test_an_unknown_scenario_and_a_taken_place_are_refused(tmp_path: Path) -> No
         lab.run("ext4-office", "6.1", tmp_path, force=True)
     with pytest.raises(InputError, match="does not exist"):
         lab.run("ext4-office", "6.1", tmp_path / "no" / "case")
+
+
+@pytest.mark.parametrize("name", ["btrfs", "ntfs-ntfs3"])
+def test_a_kernel_that_cannot_is_refused(name: str, tmp_path: Path) -> None:
+    """6.1 would take a btrfs snapshot for its volume, and Debian's has no ntfs3."""
+    with pytest.raises(InputError, match=r"cannot be recorded on kernel 6\.1; use --kernel 6\.12"):
+        lab.run(name, "6.1", tmp_path / "case")
+    assert not (tmp_path / "case").exists()
 
 
 def check_recording(case: Case, backups: int) -> None:
@@ -82,6 +94,20 @@ def test_a_whole_recording_on_6_12(tmp_path: Path) -> None:
         assert (own < seq["unmounted"]).all()
         deleting = (own >= seq["delete"]) & (own < seq["unmount"])
         assert 5 < deleting.sum() < len(own)
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(FILE_SYSTEMS) - {"ext4"}))
+def test_a_short_recording_of_each_file_system(name: str, tmp_path: Path) -> None:
+    """On each kernel that has it; the snapshot that is deleted on is at rest before."""
+    for kernel in FILE_SYSTEMS[name].kernels:
+        place = tmp_path / kernel
+        case = lab.run("ntfs-ntfs3" if name == "ntfs3" else name, kernel, place, steps=2)
+        check_recording(case, 2)
+        for interval in case.intervals:
+            with interval.mended() as image:
+                assert map_volume(image).names["path"].isin(["/pagefile.sys"]).any()
 
 
 @pytest.mark.vm
@@ -147,7 +173,7 @@ def test_every_scenario_defines_one() -> None:
     for one in laboratory.described():
         scenario = laboratory.load(one.path)
         assert scenario.name == one.path.parent.name
-        assert len(scenario.steps) > 4
+        assert len(scenario.steps) >= 4
 
 
 @pytest.mark.vm

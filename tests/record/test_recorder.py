@@ -17,6 +17,7 @@ from cbtlab.errors import InputError
 from cbtlab.record import recorder
 from cbtlab.record.device_mapper import Fill, Info
 from cbtlab.record.kernel_module import FROZEN, Refused
+from cbtlab.record.mending import NotMended
 from cbtlab.record.recorder import Recorder
 
 NAMES = {"physical-bitmap.bits", "physical-discarded.bits"}
@@ -110,6 +111,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         yield SimpleNamespace(fired=False)
 
     monkeypatch.setattr(recorder, "mounted", mounted)
+    monkeypatch.setattr(recorder, "mend", lambda *_: [])
     monkeypatch.setattr(recorder, "Watchdog", watchdog)
     monkeypatch.setattr(recorder, "settle", lambda root: None)
     monkeypatch.setattr(recorder, "delete", lambda root, excluded: [])
@@ -252,6 +254,62 @@ def test_a_snapshot_that_others_hold_is_thrown_away(
     assert not done.kept and not done.complete
     assert "busy" in done.log["thrown_away"][0]
     assert not saved(played, 0)["kept"]
+
+
+def test_a_snapshot_that_is_not_at_rest_is_read_once_more(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def mend(*_: Any) -> list[str]:
+        order.append("mend")
+        played.module.attached[-1].events += 3  # type: ignore[attr-defined]
+        return ["its log is to be replayed"]
+
+    def sink(which: str) -> Any:
+        order.append(which)
+        return lambda offset, data: None
+
+    monkeypatch.setattr(recorder, "mend", mend)
+    monkeypatch.setattr(recorder, "delete", lambda *_: order.append("delete") or [])
+    done = backup(played, sink)
+    assert order == ["snapshot", "mend", "mended", "delete", "stored"]
+    assert done.kept and done.mended and done.log["mended"] == ["its log is to be replayed"]
+    marks = [mark.name for mark in done.marks]
+    assert marks[marks.index("read") :][:4] == ["read", "mend", "mended", "mount"]
+    monkeypatch.setattr(recorder, "mend", lambda *_: [])
+    order.clear()
+    done = backup(played, sink)
+    assert order == ["snapshot", "delete", "stored"]
+    assert not done.mended and "mend" not in {mark.name for mark in done.marks}
+
+
+def test_writes_that_mend_nothing_are_an_image_too(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written before the delete, the files are mapped on what it left."""
+
+    def mend(*_: Any) -> list[str]:
+        played.module.attached[-1].events += 1  # type: ignore[attr-defined]
+        return []
+
+    monkeypatch.setattr(recorder, "mend", mend)
+    assert backup(played).mended
+
+
+def test_a_snapshot_that_cannot_be_mended_is_thrown_away(
+    played: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mend(*_: Any) -> list[str]:
+        raise NotMended("/dev/dm-1", "is not at rest", "install a checker")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "mend", mend)
+        done = backup(played)
+    assert not done.kept and not done.complete
+    assert "install a checker" in done.log["thrown_away"][0]
+    assert not saved(played, 0)["kept"]
+    assert backup(played).kept, "the next one goes on"
 
 
 def test_another_recording_is_not_overwritten(played: Recorder) -> None:
