@@ -51,9 +51,16 @@ cli.add_command(rules)
 @click.argument("case", type=FOLDER)
 @click.option("--out", type=FOLDER, help="Folder for the results (default ./audit-NAME).")
 @click.option("--policy", type=click.Choice(POLICIES), default="allocated", show_default=True)
+@click.option(
+    "--scrub",
+    is_flag=True,
+    help="Overwrite in the chain what no reading of its files returns: journal, slack, records.",
+)
 @force
 @as_json
-def audit(case: Path, out: Path | None, policy: str, force: bool, as_json: bool) -> None:
+def audit(
+    case: Path, out: Path | None, policy: str, scrub: bool, force: bool, as_json: bool
+) -> None:
     """Audit CASE: replay, exclude, plan, write the chain, restore, run every check."""
     from cbtlab import audit as auditing
     from cbtlab import report
@@ -61,7 +68,7 @@ def audit(case: Path, out: Path | None, policy: str, force: bool, as_json: bool)
 
     opened = Case.open(case)
     out = out or Path(f"audit-{opened.name}")
-    result = auditing.run(opened, out, policy=policy, force=force, report=report.write)
+    result = auditing.run(opened, out, policy, force, scrub=scrub, report=report.write)
     answer(result.document(), as_json, lambda: f"{result.text()}\n{out}")
     status(result.holds)
 

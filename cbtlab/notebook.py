@@ -235,19 +235,22 @@ class NotebookCase:
         policy: str = "allocated",
         out: str | os.PathLike[str] | None = None,
         *,
+        scrub: bool = False,
         rules: Rules = RULES,
         force: bool = False,
     ) -> Audit:
         """Run every check; the result shows itself as a table.
 
+        ``scrub`` overwrites in the chain what no reading of its files returns.
+
         ``out`` gets ``audit.json``, ``report.html`` and the chain; without it the
         chain goes to a temporary folder that is removed with this object.
         """
         if out is not None:
-            return run(self.case, out, policy, force, rules=rules, report=report.write)
+            return run(self.case, out, policy, force, scrub=scrub, rules=rules, report=report.write)
         folder = tempfile.mkdtemp(prefix="cbtlab-")
         try:
-            made = run(self.case, Path(folder) / "audit", policy, rules=rules)
+            made = run(self.case, Path(folder) / "audit", policy, scrub=scrub, rules=rules)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

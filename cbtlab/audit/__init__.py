@@ -123,12 +123,14 @@ def run(
     policy: str = "allocated",
     force: bool = False,
     *,
+    scrub: bool = False,
     rules: Rules = RULES,
     report: Callable[[Audit, Path], None] | None = None,
 ) -> Audit:
     """Audit a case into the folder ``out``: ``audit.json``, ``chain/``, and a ``report.html``.
 
     ``report`` writes the page (``cbtlab.report.write``); without it there is none.
+    ``scrub`` overwrites, in what each link stores, what no reading of its files returns.
     ``rules`` replaces the merge or the plan, to show what wrong ones lead to.
     Raises InputError when the case cannot be used, one of its pieces was
     altered, or ``out`` exists and ``force`` is not set; then ``out`` is as it was.
@@ -148,7 +150,7 @@ def run(
     with _folder(out) as folder, ExitStack() as opened:
         work = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="w", dir=folder)))
         audit = Audit(case, policy, out)
-        auditor = Auditor(case, folder / CHAIN, work, policy, rules, opened)
+        auditor = Auditor(case, folder / CHAIN, work, policy, rules, opened, scrub)
         audit.backups = list(auditor.backups())
         opened.close()
         after = _sources(case)
@@ -187,8 +189,10 @@ def _about(case: Case, policy: str, rules: Rules, started: int, auditor: Auditor
     import numpy as np
 
     command = ["cbtlab", "audit", str(case.path), "--policy", policy]
+    command += ["--scrub"] if auditor.scrub else []
     return {
         "rules": rules.name,
+        "scrub": auditor.scrub,
         "unit": auditor.unit,
         "notes": auditor.notes,
         "recorded": case.recorded,

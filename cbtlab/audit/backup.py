@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cbtlab.audit.rules import Rules
+from cbtlab.audit.scrubbed import added_units, told
 from cbtlab.bitmap import Bitmap
 from cbtlab.case import Case, Interval
 from cbtlab.chain import Chain, restore, verify
@@ -19,7 +20,10 @@ from cbtlab.checks.minimal import minimal
 from cbtlab.errors import InputError
 from cbtlab.exclude import Exclusion, excluded
 from cbtlab.files import VolumeMap
+from cbtlab.files.second_opinion import second_opinion
+from cbtlab.files.volume import Volume
 from cbtlab.images import Image, open_image
+from cbtlab.leftovers import Patches, Scrubbed, scrub
 from cbtlab.manifest import Fault
 from cbtlab.phases import written_by_phase
 from cbtlab.plan import Plan, held
@@ -120,8 +124,10 @@ class Auditor:
         policy: str,
         rules: Rules,
         opened: ExitStack,
+        scrub: bool = False,
     ) -> None:
         self.case, self.work, self.policy, self.rules = case, work, policy, rules
+        self.scrub = scrub
         self.unit = max(case.granularity, 4096)
         self.chain = Chain.create(
             chain, case.volume_size, case.granularity, self.unit, case.generation, policy
@@ -130,6 +136,7 @@ class Auditor:
         self.losses = Losses(self.replay)
         self.content = Content()
         self.plans: dict[int, Plan] = {}
+        self.patches: dict[int, Patches] = {}
         self.notes: list[str] = []
         self._opened = opened
         self._restored: tuple[int, Path, Image] | None = None
@@ -154,7 +161,8 @@ class Auditor:
         opened = self._opened
         snapshot = opened.enter_context(interval.snapshot())
         stored = opened.enter_context(interval.stored())
-        before, after = _mapped(snapshot, self.policy), _mapped(stored, self.policy)
+        mended = opened.enter_context(interval.mended()) if interval.was_mended else snapshot
+        before, after = _mapped(mended, self.policy), _mapped(stored, self.policy)
         exclusion: Exclusion | None = None
         if before is not None and after is not None:
             exclusion = excluded(before, after, list(interval.patterns))
@@ -180,6 +188,7 @@ class Auditor:
             chain=self.chain.path,
             content=self.content,
             losses=self.losses,
+            mended=mended,
         )
         backup = Backup(
             interval,
@@ -200,7 +209,7 @@ class Auditor:
             else:
                 backup.checks.append(check(m))
             clock.lap(name)
-        backup.details = {**_details(m), "seconds": clock.laps}
+        backup.details = {**backup.details, **_details(m), "seconds": clock.laps}
         self._done(m)
         return backup, m
 
@@ -240,14 +249,35 @@ class Auditor:
             self.unit,
             reason="; ".join(m.reasons),
         )
+        patches = self._scrub(m, mask)
+        if patches.items or self.patches:
+            m.added = added_units(m.plan, patches, self.patches)
+            copied = m.plan.copied | m.added
+            m.plan = backup.plan = replace(m.plan, copied=copied)
+        self.patches[m.k] = patches
         self.plans[m.k] = m.plan
+        if self.scrub:
+            backup.details["scrubbed"] = told(patches, m.stored)
         link = self.chain.append(
             m.plan,
-            m.stored,
+            Scrubbed(m.stored, patches) if patches.items else m.stored,
             physical=self.replay.active("physical", m.k).bitmap if m.k else None,
             snapshot=self.replay.active("snapshot", m.k).bitmap,
+            scrubbed=patches.documents(),
         )
+        m.scrubbed = Patches.read(link.scrubbed)
         backup.details["file_bytes"] = link.bytes
+
+    def _scrub(self, m: Material, mask: Bitmap) -> Patches:
+        """What to overwrite of S_k* in this link; of a file system that is not known, nothing."""
+        if not self.scrub:
+            return Patches()
+        if m.after is None:
+            self.notes.append(
+                f"backup {m.k}: no file system was recognised, so nothing was overwritten"
+            )
+            return Patches()
+        return scrub(m.after, m.stored, mask)
 
     def _restore(self, m: Material) -> None:
         """Restore R_k from the chain on disk into a file that every check reads."""
@@ -322,9 +352,24 @@ def _details(m: Material) -> dict[str, Any]:
             "block_size": m.before.block_size,
             "notes": list(m.before.notes),
         }
-    if m.exclusion is not None:
+    if m.exclusion is not None and m.before is not None:
         details |= _exclusion(m.exclusion)
+        details["second_opinion"] = _second_opinion(m, m.before, m.exclusion)
+    if m.leaks:
+        details["leaks"] = m.leaks
     return details
+
+
+def _second_opinion(m: Material, before: VolumeMap, exclusion: Exclusion) -> dict[str, Any]:
+    """Return whether pytsk3 sees the content of the excluded files where our map does."""
+    named = before.names["path"].isin(exclusion.files["path"])
+    volume = Volume(m.mapped_image)
+    found = second_opinion(before, volume, before.names.loc[named, "raw"].tolist())
+    return {
+        "compared": found.compared,
+        "differences": found.differences[:_FILES_LISTED],
+        "summary": str(found),
+    }
 
 
 def _exclusion(exclusion: Exclusion) -> dict[str, Any]:
@@ -344,6 +389,10 @@ def _exclusion(exclusion: Exclusion) -> dict[str, Any]:
     return {
         "excluded_files": files,
         "excluded_files_total": len(exclusion.files),
+        "excluded_streams": [
+            {name: _plain(value) for name, value in row.items()}
+            for row in exclusion.streams.head(_FILES_LISTED).to_dict("records")
+        ],
         "excluded_blocks": exclusion.mask.count(),
         "subtracted": [
             {name: _plain(value) for name, value in row.items()}

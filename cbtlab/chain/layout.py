@@ -26,6 +26,7 @@ _OWN_NAME = re.compile(
     r"\d{4,6}\.(qcow2|(held|physical|snapshot)\.bits)(\.part)?|chain\.json\.part"
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"([0-9a-f]{2}){1,4096}")
 _GENERATION = re.compile(r"[\x20-\x7e]{0,64}")
 
 
@@ -59,14 +60,21 @@ class Link:
     snapshot: Mask | None
     physical: Mask | None
     reason: str
+    scrubbed: tuple[dict[str, Any], ...] = ()
+    """What was overwritten of S_k* before it was stored, see `cbtlab.leftovers`: rising pieces of
+    ``offset``, ``length``, ``class``, ``owner``, and the new bytes as ``fill`` or ``data``."""
 
     def masks(self) -> list[Mask]:
         """Return the masks that the link has."""
         return [mask for mask in (self.held, self.physical, self.snapshot) if mask is not None]
 
     def document(self) -> dict[str, Any]:
-        """Return the link as it stands in the manifest."""
-        return asdict(self)
+        """Return the link as it stands in the manifest; a link without a scrub does not name it."""
+        told = asdict(self)
+        told["scrubbed"] = list(self.scrubbed)
+        if not self.scrubbed:
+            del told["scrubbed"]
+        return told
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,9 @@ class Manifest:
 
     def document(self) -> dict[str, Any]:
         """Return the manifest as JSON, without its digest."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        links = [link.document() for link in self.links]
+        own = {name: value for name, value in vars(self).items() if name != "links"}
+        return {"format": FORMAT, "version": VERSION, **own, "links": links}
 
 
 def place_of(k: int, generation: str, base_sha256: str | None) -> bytes:
@@ -195,6 +205,7 @@ def _link(item: object, path: Path) -> Link:
         raise InputError(path, "has a link that is no object; it is damaged")
     k = whole(item.get("k"), path, "k of a link", 0, MAX_K)
     told = f"link {k}"
+    item = {"scrubbed": [], **item}
     _same_keys(item, names, path, told)
     kind, base = item["kind"], item["base"]
     if kind not in ("full", "incremental"):
@@ -216,7 +227,32 @@ def _link(item: object, path: Path) -> Link:
     masks = {name: _mask(item[name], path, k, name) for name in MASKS}
     if masks["held"] is None:
         raise InputError(path, f"{told} does not say what it holds; it is damaged")
-    return Link(**{**item, **masks})
+    scrubbed = _scrubbed(item["scrubbed"], path, told, item["volume_size"])
+    return Link(**{**item, **masks, "scrubbed": scrubbed})
+
+
+def _scrubbed(items: object, path: Path, told: str, size: int) -> tuple[dict[str, Any], ...]:
+    """Return the list of what was overwritten, if it can be one."""
+    if not isinstance(items, list):
+        raise InputError(path, f"{told} has a scrub that is no list; it is damaged")
+    end = 0
+    for piece in items:
+        if not isinstance(piece, dict):
+            raise InputError(path, f"{told} has a scrub of something else; it is damaged")
+        written = "data" if "data" in piece else "fill"
+        _same_keys(piece, {"offset", "length", "class", "owner", written}, path, told)
+        offset = whole(piece["offset"], path, f"scrub of {told}", end, size)
+        end = offset + whole(piece["length"], path, f"scrub of {told}", 1, size - offset)
+        if written == "data":
+            _text(piece["data"], path, f"scrub of {told}", _HEX)
+        else:
+            whole(piece["fill"], path, f"scrub of {told}", 0, 255)
+        words = (piece["class"], piece["owner"])
+        if not all(isinstance(word, str) for word in words) or (
+            written == "data" and len(piece["data"]) != 2 * piece["length"]
+        ):
+            raise InputError(path, f"{told} has a scrub that cannot be; it is damaged")
+    return tuple(items)
 
 
 def _mask(item: object, path: Path, k: int, name: str) -> Mask | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -190,17 +190,20 @@ class Chain:
         snapshot: Bitmap | None = None,
         *,
         generation: str | None = None,
+        scrubbed: Sequence[dict[str, Any]] = (),
     ) -> Link:
         """Store backup ``plan.k`` of ``image``, which is ``S_k*``, and return its link.
 
         A stored unit gets the bytes read from ``image`` where ``plan.held``
         marks them, and zero elsewhere.  ``physical`` and ``snapshot`` are
         ``W_P(k)`` and ``W_S(k)``, kept with the backup.  ``generation`` is that of the
-        base unless told; a new one needs a full backup.  Raises InputError when
-        plan, image and chain do not fit, or the base is damaged.
+        base unless told; a new one needs a full backup.  ``scrubbed`` says what of
+        ``image`` is not as on ``S_k*``, and stands in the manifest.  Raises InputError
+        when plan, image and chain do not fit, or the base is damaged.
         """
         with _writing(self.path), self._locked():
             draft = self._draft(plan, image, physical, snapshot, generation)
+            draft = replace(draft, scrubbed=tuple(scrubbed))
             for path in strays(self.path, self.manifest):
                 path.unlink()
             link = self._write(draft, plan, image, physical, snapshot)

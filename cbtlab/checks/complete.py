@@ -17,6 +17,7 @@ def complete(m: Material) -> Verdict:
     """R_k equals S_k* on H_k and is zero elsewhere, and A_k lies within H_k.
 
     R_k was restored from the chain on disk; every byte of the volume is compared.
+    Where the link was scrubbed, S_k* is what it is after the list in the manifest.
     """
     if m.unjudged:
         return verdict(NAME, False if m.fault else None, m.unjudged)
@@ -50,6 +51,12 @@ def complete(m: Material) -> Verdict:
         f"R_k equals S_k* on every held byte ({count(held.count(), 'block')} of "
         f"{held.granularity} bytes) and is zero on the rest"
     )
+    if m.scrubbed.items:
+        pieces = m.scrubbed.items
+        summary += (
+            f"; S_k* is here with {count(len(pieces), 'place')} overwritten, "
+            f"{sum(piece.length for piece in pieces):,} bytes, as the manifest lists them"
+        )
     if m.after is None:
         summary += "; no file system was recognised, so what is in use is not known"
     return verdict(NAME, True, summary)
@@ -72,7 +79,7 @@ def _compare(m: Material) -> tuple[Ints, Ints]:
     held = m.plan.held
     fine = min(held.granularity, m.granularity)
     lost, shown = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for offset, length, found, wanted in pair(m.restored, m.stored):
+    for offset, length, found, wanted in pair(m.restored, m.scrubbed_image):
         if found is None and wanted is None:
             continue
         got, want = rows(found, fine), rows(wanted, fine)

@@ -19,6 +19,7 @@ from cbtlab.errors import InputError, NotAtRest
 from cbtlab.exclude import Exclusion
 from cbtlab.files import VolumeMap, map_volume
 from cbtlab.images import Image
+from cbtlab.leftovers import Patches, Scrubbed
 from cbtlab.manifest import Fault
 from cbtlab.plan import Plan
 from cbtlab.replay import Replay
@@ -32,8 +33,10 @@ class Material:
     """One backup of a case, and the link that was made of it.
 
     ``before`` and ``after`` map S_k and S_k*, and are None where no file system
-    was recognised.  ``plan`` and ``restored`` are None for a backup that was
-    thrown away.  ``plans`` holds the plans of this chain so far.
+    was recognised.  ``mended`` is S_k at rest, where it was mended: ``before`` maps
+    that, and who reads by its extents reads ``mapped_image``.  ``plan`` and
+    ``restored`` are None for a backup that was thrown away.  ``plans`` holds the
+    plans of this chain so far.
     """
 
     case: Case
@@ -56,6 +59,13 @@ class Material:
     held_saved: Bitmap | None = None
     content: Content | None = None
     losses: Losses | None = None
+    mended: Image | None = None
+    scrubbed: Patches = field(default_factory=Patches)
+    """What the chain says was overwritten of S_k* before it was stored."""
+    added: Bitmap | None = None
+    """The units that are stored because other places were overwritten than in the base."""
+    leaks: dict[str, Any] = field(default_factory=dict)
+    """What `excluded` found beside its verdict: counts by class, and names."""
     fault: str = ""
     """Why R_k could not be read from the chain; empty where it could."""
     faults: list[Fault] = field(default_factory=list)
@@ -90,6 +100,16 @@ class Material:
         """Return the map of R_k; raises InputError where it has none."""
         assert self.restored is not None
         return map_volume(self.restored)
+
+    @property
+    def mapped_image(self) -> Image:
+        """Return the image that ``before`` maps: S_k, at rest."""
+        return self.snapshot if self.mended is None else self.mended
+
+    @property
+    def scrubbed_image(self) -> Image:
+        """Return S_k* with what was overwritten before it was stored."""
+        return Scrubbed(self.stored, self.scrubbed) if self.scrubbed.items else self.stored
 
     @property
     def link_name(self) -> str:
@@ -167,7 +187,11 @@ def mapped(image: Image, policy: str) -> VolumeMap | None:
     would name files that are not where they seem to be.
     """
     try:
-        return map_volume(image)
+        found = map_volume(image)
+        if found.hidden:
+            fault = f"cannot be read whole, so names may be missing: {found.hidden[0]}"
+            raise InputError(image.name, fault, "repair a copy with the file system's checker")
+        return found
     except NotAtRest:
         raise
     except InputError as error:

@@ -25,8 +25,26 @@ def cost(m: Material) -> Cost:
     """Compare R_k with R_j, and name the surplus."""
     assert m.plan is not None and m.restored is not None
     least = differing(m.below, m.restored, m.plan.unit)
-    names = surplus_names(m.plan, least, m.replay.rows(m.k))
-    return Cost(least, {str(name): units for name, units in names.items()})
+    found = surplus_names(m.plan, least, m.replay.rows(m.k))
+    names = {str(name): units for name, units in found.items()}
+    if m.scrubbed.items:
+        names = _with_scrubbed(m, least, names)
+    return Cost(least, names)
+
+
+def _with_scrubbed(m: Material, least: Bitmap, names: dict[str, Bitmap]) -> dict[str, Bitmap]:
+    """Give the name ``scrubbed`` to the surplus that an overwriting explains.
+
+    What was written there, and overwritten before it was stored, reads the same as in the base;
+    and units that were added for other overwriting than in the base, should they read the same.
+    """
+    assert m.plan is not None
+    touched = m.scrubbed.touched(m.size, m.plan.unit)
+    scrubbed = names["same_bytes"] & touched
+    if m.added is not None:
+        scrubbed = scrubbed | (m.added - least)
+    rest = {name: units - scrubbed for name, units in names.items()}
+    return {**rest, "scrubbed": scrubbed}
 
 
 def minimal(m: Material, found: Cost | None = None) -> Verdict:

@@ -17,7 +17,7 @@ NAMES = (
     "unbroken",
     "minimal",
 )
-KEYS = ("block", "offset", "length", "time", "path", "link", "note")
+KEYS = ("block", "offset", "length", "time", "path", "class", "owner", "link", "note")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Verdict:
     ``holds`` is None where there is nothing to judge, which never fails.
     ``evidence`` has at most 100 items with some of the keys ``block`` (of the
     case's granularity), ``offset`` and ``length`` (bytes of the volume),
-    ``time`` (ISO 8601), ``path``, ``link`` and ``note``; ``evidence_total``
-    counts all that were found.
+    ``time`` (ISO 8601), ``path``, ``link`` and ``note``; of a leak also ``class``
+    (of `cbtlab.leftovers`) and ``owner``, the place that it lies in.
+    ``evidence_total`` counts all that were found.
     """
 
     name: str

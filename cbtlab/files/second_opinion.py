@@ -39,6 +39,8 @@ class Opinion:
     reason: str = ""
 
     def __str__(self) -> str:
+        if self.reason and not self.compared:
+            return self.reason
         if self.differences:
             return f"pytsk3 maps {len(self.differences)} of {self.compared} files otherwise"
         told = f"pytsk3 maps {self.compared} files to the same places"

@@ -15,7 +15,7 @@ from cbtlab.units import format_bytes
 
 DETAILED = 60  # backups with a section of their own; the tables have all
 EVIDENCE = 1_200  # rows of evidence in the whole file
-FILES, EXTENTS, SUBTRACTED, SOURCES = 60, 6, 20, 400  # rows per list
+FILES, EXTENTS, SUBTRACTED, SOURCES, NAMES = 60, 6, 20, 400, 20  # rows per list
 
 
 def contents_of(audit: Audit) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def contents_of(audit: Audit) -> dict[str, Any]:
         "pictures_left_out": pictures.left_out,
         "surplus": [name for name in words.SURPLUS if _has_surplus(entries, name)],
         "surplus_words": words.SURPLUS,
+        "place_words": words.PLACES,
         "facts": _facts(document, taken),
         "notes": document.get("notes", []),
         "sources": document["sources"][:SOURCES],
@@ -146,9 +147,20 @@ def _backup(
         "files_size": sum(file["size"] for file in files),
         "subtracted": entry.get("subtracted", [])[:SUBTRACTED],
         "subtracted_total": entry.get("subtracted_total", 0),
+        "second_opinion": entry.get("second_opinion"),
+        "leaks": _leaks(entry),
+        "scrubbed": entry.get("scrubbed"),
         "remarks": list(_remarks(entry)),
         "pictures": of_backup(audit, backup, entry, pictures),
     }
+
+
+def _leaks(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts of traces by class, and the names that are shown."""
+    found = {"classes": {}, "names": [], "names_total": 0} | entry.get("leaks", {})
+    names = found["names"][:NAMES]
+    columns = [key for key in KEYS if any(key in item for item in names)]
+    return {**found, "names": names, "columns": columns}
 
 
 def _file(file: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,27 @@ SURPLUS = {
     "discarded": "only discarded; a read gives the same as before",
     "rounding": "marked because a block of the tracker is coarser than one of the file system",
     "same_bytes": "written, and reads the same as before",
+    "scrubbed": "what was written there was overwritten before it was stored",
+}
+
+PLACES = {
+    "journal": "what the file system wrote twice, to be safe",
+    "slack": "behind the end of a file, in its last block",
+    "past the valid length": "of a file, and never written: it reads as zeros",
+    "unwritten extent": "reserved for a file, and never written: it reads as zeros",
+    "inline": "inside the record of a file that is in use",
+    "MFT record": "a record of NTFS, which holds small files itself",
+    "inode table": "a record that is free",
+    "directory entry": "an entry of a folder",
+    "directory slack": "between the entries of a folder, or behind them",
+    "attribute block": "a block of extended attributes",
+    "metadata of the file system": "a structure that no file owns",
+    "free space": "what nobody uses",
+    "outside the file system": "before its start, behind its end, or its boot area",
+    "kept file": "in the content of a file that stays, which does not have it on the snapshot",
+    "an earlier link of the chain": "stored when the file was still kept",
+    "image file itself": "in the file of the link, where no reader looks",
+    "name": "the name of a file, not its content",
 }
 
 GLOSSARY = (

@@ -50,6 +50,8 @@ def test_content_in_the_journal_is_found(spoiled: factory.Recording, tmp_path: P
             "offset": at,
             "length": 512,
             "path": "<journal>",
+            "class": "journal",
+            "owner": "<journal>",
             "link": "0001.qcow2",
             "note": f"content of {EXCLUDED}, which backup 0 excludes",
         }

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtlab.bitmap import Bitmap
-from cbtlab.checks.content import fingerprints, patterned
 from cbtlab.checks.pieces import SHORTEST, Search, repeats
+from cbtlab.checks.sectors import fingerprints, patterned
 from cbtlab.checks.streams import ZeroImage, inside, marks, read_ranges, table
 from cbtlab.images import open_image
 
