@@ -29,7 +29,6 @@ from cbtlab.record.kernel_module import ACTIVE, FROZEN, Module, Role, State, Tra
 from cbtlab.record.mending import NotMended, mend
 from cbtlab.record.mounted import delete, mounted, settle
 from cbtlab.record.ntfs_3g import NTFS_3G, mounted_by_program
-from cbtlab.rules import Rules
 
 CHUNK = 4 << 20  # bytes read at once; a multiple of every block size
 FREEZE_SECONDS = 30.0
@@ -270,7 +269,7 @@ class Recorder:
 
     def _delete(self, done: Backup, node: str, excluded: Callable[[str], bool] | Judge) -> None:
         """Delete on the snapshot; the marks tell the delete's own writes from the mount's."""
-        if isinstance(excluded, Rules) and done.instant_ns is not None:
+        if hasattr(excluded, "at"):  # `cbtlab.rules.Rules`, which is not needed for plain paths
             excluded = excluded.at(done.instant_ns)
         self._mark(done, "mount")
         with self._mounted(node) as root:
