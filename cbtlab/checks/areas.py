@@ -9,7 +9,7 @@ import numpy as np
 
 from cbtlab.checks.streams import Bools, Bytes, Ints
 from cbtlab.files.ranges import Ranges
-from cbtlab.images import Image
+from cbtlab.images import CHUNK, Image
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Area:
 
 
 def chunks_and_areas(
-    image: Image, wanted: Ranges, overlap: int
+    image: Image, wanted: Ranges, overlap: int, length: int = CHUNK
 ) -> Iterator[tuple[int, Bytes | None, Area | None]]:
     """Yield every chunk of an image, its offset first, with the area of what is ``wanted`` of it.
 
@@ -42,7 +42,7 @@ def chunks_and_areas(
     known to be zero is None.
     """
     rest = np.zeros(0, np.uint8)
-    for offset, data in image.chunks():
+    for offset, data in image.chunks(length):
         chunk = None if data is None else np.frombuffer(data, np.uint8)
         if chunk is None:
             area = None

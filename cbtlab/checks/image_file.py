@@ -11,7 +11,7 @@ import numpy as np
 from cbtlab.checks.areas import complement
 from cbtlab.checks.content import Content
 from cbtlab.checks.contents import excluded_inodes
-from cbtlab.checks.leaks import Searches, found_in, whole_windows
+from cbtlab.checks.hits import Searches, found_in, whole_windows
 from cbtlab.checks.material import Material, link_name
 from cbtlab.checks.pieces import LONGEST
 from cbtlab.checks.sectors import Known

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cbtlab.checks.leaks import Hits
+from cbtlab.checks.hits import Hits
 from cbtlab.checks.material import Material
 from cbtlab.checks.needles import Needles
 from cbtlab.checks.verdict import EVIDENCE_LIMIT, item

@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cbtlab.checks.streams import Bytes, Ints
+from cbtlab.checks.streams import Bools, Bytes, Ints
 
 Keys = npt.NDArray[np.uint64]
 SHORTEST = 5  # bytes of a needle
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _WORD_COSTS = 400  # to keep one more word costs as much as to look at so many bytes
+_SHORT = 64  # bytes: longer needles are compared apart, for all are as wide as the longest
+_COMPARED = 1 << 20  # bytes that are compared at once
 _AT_ONCE = 1 << 18  # needles that are taken apart at once
 
 
@@ -64,8 +66,8 @@ class Needles:
     def __len__(self) -> int:
         return len(self.length)
 
-    def places(self, buffer: Bytes) -> tuple[Ints, Ints]:
-        """Where needles begin in the buffer, and the number of each."""
+    def places(self, buffer: Bytes, skipped: Bools | None = None) -> tuple[Ints, Ints]:
+        """Where needles begin in the buffer, and the number of each; not of the ``skipped``."""
         places, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         width = 8 if self._wide else 4
         for skip in range(0, width, self._stride) if len(self) else ():
@@ -76,6 +78,9 @@ class Needles:
             words = seen if self._wide else seen.astype(np.uint64)
             maybe = looked_up(self._table, self._shift, words)
             begin, number = self._exact(words[maybe], maybe * width + skip)
+            if skipped is not None:
+                wanted = ~skipped[number]
+                begin, number = begin[wanted], number[wanted]
             good = self._same(buffer, begin, number)
             places.append(begin[good])
             numbers.append(number[good])
@@ -97,15 +102,20 @@ class Needles:
         """The positions of candidates that are there to the last byte."""
         length = self.length[number]
         chosen = np.flatnonzero((begin >= 0) & (begin + length <= len(buffer)))
-        column = np.arange(self.rows.shape[1])
-        good = []
-        for at in range(0, len(chosen), _AT_ONCE // 64):
-            part = chosen[at : at + _AT_ONCE // 64]
-            places = np.minimum(begin[part][:, None] + column, len(buffer) - 1)
-            same = buffer[places] == self.rows[number[part]]
-            same |= column >= length[part][:, None]
-            good.append(part[same.all(axis=1)])
-        return np.concatenate(good) if good else chosen
+        # Most differ soon: the first byte is looked at by itself.
+        chosen = chosen[buffer[begin[chosen]] == self.rows[number[chosen], 0]]
+        good = [chosen[:0]]
+        longest = self.rows.shape[1]
+        for low, high in ((0, min(_SHORT, longest)), (_SHORT, longest)):
+            mine = chosen[(length[chosen] > low) & (length[chosen] <= high)]
+            step = max(1, _COMPARED // max(1, high))
+            for at in range(0, len(mine), step):
+                part = mine[at : at + step]
+                same = _rows_at(buffer, begin[part], high) == self.rows[number[part], :high]
+                if int(length[part].min()) < high:
+                    same |= np.arange(high) >= length[part][:, None]
+                good.append(part[same.all(axis=1)])
+        return np.concatenate(good)
 
     def _take_apart(self) -> tuple[Keys, Ints, Ints]:
         """The words of all needles: of each, for each of its ways to lie, the most telling one."""
@@ -137,6 +147,13 @@ class Needles:
             found.append((flat.astype(np.uint64), at, row + first))
         words, places, numbers = (np.concatenate(column) for column in zip(*found, strict=True))
         return words, places, numbers
+
+
+def _rows_at(buffer: Bytes, begin: Ints, width: int) -> Bytes:
+    """The ``width`` bytes at each place; what would lie behind the buffer's end is zero."""
+    if len(begin) and int(begin.max()) + width > len(buffer):
+        buffer = np.concatenate((buffer, np.zeros(width, np.uint8)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(buffer, width)[begin])
 
 
 def _one_word(rows: Bytes, width: int, first: int) -> tuple[Keys, Ints, Ints]:

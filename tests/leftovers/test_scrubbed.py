@@ -112,6 +112,11 @@ def test_ntfs_by_ntfs_3g(tmp_path: Path) -> None:
         assert places_of(old, units)
         assert not [n for n in places_of(new, units) if in_use(volume, n)]
     assert {patch.kind for patch in patches.items} >= {"MFT record", "directory slack"}
+    for at in places_of(new, b"FILE"):  # a free record ends where its head does
+        head = int.from_bytes(new[at + 20 : at + 22], "little")
+        if new[at : at + 1024] != old[at : at + 1024] and not new[at + 22] & 1:
+            assert new[at + head : at + head + 8] == b"\xff" * 4 + bytes(4)
+            assert int.from_bytes(new[at + 24 : at + 28], "little") == head + 8
     volumes.run("ntfsfix", "-n", made)
     assert not scrub(*volumes.mapped(made)).items
     with volumes.by_ntfs_3g(made) as root:
