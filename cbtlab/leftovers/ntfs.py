@@ -74,7 +74,7 @@ class NtfsLeftovers:
             raw = image.read(start, size)
             at = int(structure(raw, on_disk.RECORD)["attributes"])
             found.append((start + _USED, (at + len(_END)).to_bytes(4, "little"), owner))
-            pass
+            found.append((start + at, _END, owner))
         return found
 
     def _start_of(self, offsets: Ints) -> Ints:
