@@ -164,6 +164,9 @@ class Auditor:
         mended = opened.enter_context(interval.mended()) if interval.was_mended else snapshot
         before, after = _mapped(mended, self.policy), _mapped(stored, self.policy)
         exclusion: Exclusion | None = None
+        if before is not None and before.hidden:
+            fault = f"cannot be read whole, so names may be missing: {before.hidden[0]}"
+            raise InputError(mended.name, fault, "repair a copy with the file system's checker")
         if before is not None and after is not None:
             exclusion = excluded(before, after, list(interval.patterns))
         elif interval.patterns:
